@@ -1,0 +1,40 @@
+"""Normalization for Keras: adaptive layers, recipes and exact training runs.
+
+Names are imported at first use, so that `import nrm_keras` alone does not import TensorFlow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from nrm_keras.version import __version__
+
+if TYPE_CHECKING:
+    from nrm_keras import callbacks, layers
+    from nrm_keras.registry import register
+    from nrm_keras.runs.run import Run
+    from nrm_keras.training.launch import resume, run
+    from nrm_keras.training.saved import load, load_model
+
+__all__ = ["Run", "__version__", "callbacks", "layers", "load", "load_model", "register", "resume", "run"]
+
+_HOME = {
+    "callbacks": "nrm_keras.callbacks",
+    "layers": "nrm_keras.layers",
+    "register": "nrm_keras.registry",
+    "Run": "nrm_keras.runs.run",
+    "resume": "nrm_keras.training.launch",
+    "run": "nrm_keras.training.launch",
+    "load": "nrm_keras.training.saved",
+    "load_model": "nrm_keras.training.saved",
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'nrm_keras' has no attribute {name!r}")
+    module = importlib.import_module(_HOME[name])
+    return module if _HOME[name] == f"nrm_keras.{name}" else getattr(module, name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,61 @@
+"""Verbs about this machine: its data, its devices."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nrm_keras.cli.arguments import PROGRAM, add_verb
+from nrm_keras.cli.output import print_table
+
+
+def list_data(arguments: argparse.Namespace) -> None:
+    from nrm_keras.data import listing
+
+    print_table(listing.COLUMNS, listing.rows())
+
+
+def prepare_data(arguments: argparse.Namespace) -> None:
+    from nrm_keras.data import listing
+
+    where = listing.prepare(arguments.name, arguments.source and Path(arguments.source), arguments.accept_checksum)
+    print(f"{arguments.name} is ready: {where}")
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from nrm_keras.data import listing
+    from nrm_keras.report import doctor as examination
+
+    data = [examination.Row(name, where, what) for name, what, where in listing.rows()]
+    sections = examination.doctor(arguments.timeout, more=[examination.Section("Data", data)])
+    Console(soft_wrap=True).print(examination.render(sections))
+    return 0 if examination.healthy(sections) else 1
+
+
+def add(subparsers) -> None:
+    """Adds these verbs to the parser."""
+    group = subparsers.add_parser("data", help="list or prepare data sets", description="Data sets on this machine.")
+    verbs = group.add_subparsers(metavar="VERB", required=True)
+    add_verb(verbs, "ls", list_data, "list the data sets that recipes can name", "data ls")
+    parser = add_verb(
+        verbs,
+        "prepare",
+        prepare_data,
+        "make a public data set ready, from archives or by a download",
+        "data prepare cifar10",
+        "data prepare cifar10 --from ~/Downloads/cifar-10-binary.tar.gz",
+        "data prepare fashion_mnist --from folder/with/the/four/files",
+    )
+    parser.add_argument("name", metavar="NAME", help=f"see {PROGRAM} data ls")
+    parser.add_argument("--from", dest="source", metavar="PATH", help="the archive, or the folder that holds it")
+    parser.add_argument(
+        "--accept-checksum",
+        action="store_true",
+        help="take archives that are not the registered ones, such as a subset",
+    )
+    parser = add_verb(subparsers, "doctor", doctor, "examine versions, devices and data on this machine", "doctor")
+    parser.add_argument(
+        "--timeout", type=float, default=60, metavar="SECONDS", help="for asking TensorFlow (default: 60)"
+    )

@@ -1,0 +1,127 @@
+"""Verbs that train a recipe, and that ask what a training left behind."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nrm_keras.cli.arguments import PROGRAM, add_allow_imports, add_verb, names_and_overrides
+from nrm_keras.cli.output import print_table
+from nrm_keras.errors import UserError
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from nrm_keras.training import launch
+
+    names, overrides = names_and_overrides(arguments.words)
+    if len(names) > 1 or (not names and not arguments.resume):
+        raise UserError(
+            f"run takes one recipe. Received: {', '.join(names) or 'none'}. Such as: {PROGRAM} run images/digits_adaptive"
+        )
+    if arguments.resume:
+        launch.resume(
+            arguments.resume,
+            *names,
+            overrides=overrides,
+            accept_changes=arguments.accept_changes,
+            allow_imports=arguments.allow_imports,
+        )
+    else:
+        launch.run(names[0], overrides, out=arguments.out, smoke=arguments.smoke, allow_imports=arguments.allow_imports)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from nrm_keras.training import inference
+
+    scores = inference.evaluate(Path(arguments.run), arguments.data, arguments.split)
+    print_table(("metric", arguments.split or "test"), [(name, f"{value:.6f}") for name, value in scores.items()])
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    from nrm_keras.runs import directory
+    from nrm_keras.training import inference
+
+    rows = inference.predict(Path(arguments.run), Path(arguments.input))
+    if arguments.out:
+        directory.write_text(Path(arguments.out), inference.to_csv(rows))
+        print(f"{len(rows)} predictions in {arguments.out}")
+    else:
+        print(inference.to_csv(rows), end="")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    import webbrowser
+
+    from nrm_keras.report import page
+
+    for path in arguments.runs:
+        written = page.write(Path(path))
+        print(written)
+        if arguments.open:
+            webbrowser.open(written.resolve().as_uri())
+
+
+def list_runs(arguments: argparse.Namespace) -> None:
+    from nrm_keras.runs import listing
+
+    print_table(listing.COLUMNS, listing.rows(Path(arguments.directory)))
+
+
+def add(subparsers) -> None:
+    """Adds these verbs to the parser."""
+    parser = add_verb(
+        subparsers,
+        "run",
+        run,
+        "train a recipe, or go on with a run",
+        "run images/digits_adaptive",
+        "run images/fashion_mnist_resnet train.epochs=3 norm.type=batch",
+        "run images/digits_adaptive@batch --smoke",
+        "run --resume runs/images/digits_adaptive/20260102-030405-abcdef",
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="NAME", help="a recipe (see show), and section.key=value for changes"
+    )
+    parser.set_defaults(more="words")
+    parser.add_argument("--smoke", action="store_true", help="two steps of the smallest model: does everything work?")
+    parser.add_argument("--out", default="runs", metavar="DIR", help="where run directories are made (default: runs)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run directory, exactly where it stopped")
+    parser.add_argument("--accept-changes", action="store_true", help="with --resume, take a recipe that has changed")
+    add_allow_imports(parser)
+
+    parser = add_verb(
+        subparsers,
+        "evaluate",
+        evaluate,
+        "measure a finished run on its test split, or on other data",
+        "evaluate runs/images/digits_adaptive/20260102-030405-abcdef",
+        "evaluate RUN --data new_site.npz",
+        "evaluate RUN --split validation",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--data", metavar="PATH", help="an .npz file or a folder of images instead of the run's data")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="(default: test)")
+
+    parser = add_verb(
+        subparsers,
+        "predict",
+        predict,
+        "print a finished run's classes and probabilities for new inputs, as CSV",
+        "predict RUN picture.png",
+        "predict RUN folder/ --out predictions.csv",
+        "predict RUN inputs.npy",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("input", metavar="INPUT", help="an image, a folder of images, .npy, or .npz with x; raw values")
+    parser.add_argument("--out", metavar="FILE", help="write the CSV there instead of printing it")
+
+    parser = add_verb(
+        subparsers, "report", report, "write report.html of runs, also while they train", "report RUN --open"
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+
+    group = subparsers.add_parser("runs", help="list runs", description="Runs on this machine.")
+    verbs = group.add_subparsers(metavar="VERB", required=True)
+    parser = add_verb(verbs, "ls", list_runs, "list runs with their results", "runs ls", "runs ls /elsewhere/runs")
+    parser.add_argument("directory", nargs="?", default="runs", metavar="DIR", help="where to look (default: runs)")

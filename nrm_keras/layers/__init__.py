@@ -1,0 +1,6 @@
+"""Normalization layers for Keras 3."""
+
+from nrm_keras.layers.adaptive import AdaptiveNormalization as AdaptiveNormalization
+from nrm_keras.layers.batch import BatchNormalization as BatchNormalization
+from nrm_keras.layers.group import GroupNormalization as GroupNormalization
+from nrm_keras.layers.normalizer import Normalizer as Normalizer

@@ -1,0 +1,142 @@
+"""Running statistics, for the layers that normalize with those of the training batches at inference."""
+
+from collections.abc import Iterator
+
+import keras
+from keras import initializers, ops
+
+from nrm_keras.layers.moments import Moments, Pooled, Tensor
+from nrm_keras.layers.normalizer import Normalizer
+
+# As many updates behind it as make the warm-up's momentum 1 in float32, above any `momentum`.
+CONVERGED = 1e9
+
+
+@keras.saving.register_keras_serializable(package="nrm_keras")
+class RunningNormalizer(Normalizer):
+    """Base layer: batch statistics in training, their running average at inference.
+
+    Equation: `moving = momentum_t * moving + (1 - momentum_t) * batch`, with `momentum_t = min(momentum, t / (t + 9))`
+    after t updates (`warmup=True`), or `momentum_t = momentum`. So the first batch (t = 0) replaces the initial values
+    altogether, and the average's memory grows with the number of updates up to that of `momentum`.
+
+    A batch without a valid example, or with a statistic that is not finite, leaves the running statistics alone.
+    Under tf.distribute the replicas' running statistics are averaged at each update.
+
+    Args:
+        momentum: Float in [0, 1], what an update keeps of the running statistics.
+        moving_mean_initializer, moving_variance_initializer: Initializers, "zeros" and "ones" by default.
+        synchronized: Whether batch statistics are those of all replicas together. TensorFlow only.
+        warmup: Whether the momentum starts at 0. It costs one more variable, the number of updates; weights that lack
+            it, such as those of Keras' layer, load as if converged.
+        **kwargs: Arguments of `Normalizer`.
+
+    Source: running averages, Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1.
+    """
+
+    def __init__(
+        self,
+        momentum=0.99,
+        moving_mean_initializer="zeros",
+        moving_variance_initializer="ones",
+        synchronized=False,
+        warmup=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if synchronized and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "`synchronized=True` needs the TensorFlow backend. "
+                f"Received: backend {keras.backend.backend()!r}. Leave `synchronized` at False."
+            )
+        self.momentum = float(momentum)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.synchronized = synchronized
+        self.warmup = warmup
+        self.moving_mean = None
+        self.moving_variance = None
+        self.update_count = None
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        shape = (input_shape[self.axis],)
+        self.moving_mean = self.add_running_statistic("moving_mean", shape, self.moving_mean_initializer)
+        self.moving_variance = self.add_running_statistic("moving_variance", shape, self.moving_variance_initializer)
+        if self.warmup:
+            self.update_count = self.add_running_statistic("update_count", (), "zeros")
+
+    def add_running_statistic(self, name, shape, initializer):
+        """Adds a variable that is the same on all replicas. Keras' default lets each replica keep its own."""
+        return self.add_precise_weight(
+            name=name, shape=shape, initializer=initializer, trainable=False, aggregation="mean"
+        )
+
+    def measure(self, x, mask, training):
+        # At inference no example moves the shift: answers don't depend on the request an example arrives in.
+        shift = None if training else self.running(x.dtype).reference
+        return Moments(x, mask, shift=shift)
+
+    def pool(self, moments, training):
+        pooled = self.statistics(moments, training)
+        return moments.from_shift(pooled), pooled.variance
+
+    def statistics(self, moments: Moments, training: bool) -> Pooled:
+        """The batch's statistics, which move the running ones; at inference, the running ones in their place."""
+        if not training:
+            return self.running(moments.shift.dtype)
+        pooled = moments.batch(self.synchronized)
+        self.update(pooled)
+        return pooled
+
+    def running(self, dtype: str) -> Pooled:
+        """The running statistics in the batch's form."""
+        mean, variance = (
+            ops.reshape(ops.cast(variable, dtype), (1, 1, -1, 1))
+            for variable in (self.moving_mean, self.moving_variance)
+        )
+        return Pooled(weight=None, reference=mean, mean=ops.zeros_like(mean), variance=variance, examples=None)
+
+    def batch_values(self, pooled: Pooled) -> Iterator[tuple[keras.Variable, Tensor]]:
+        """(variable, its value in this batch) for each running statistic."""
+        yield self.moving_mean, ops.reshape(pooled.reference + pooled.mean, (-1,))
+        yield self.moving_variance, ops.reshape(pooled.variance, (-1,))
+
+    def update(self, pooled: Pooled) -> None:
+        """Moves the running statistics, unless the batch has none worth keeping."""
+        pairs = [(variable, ops.cast(value, variable.dtype)) for variable, value in self.batch_values(pooled)]
+        usable = ops.all(pooled.weight > 0)
+        for _, value in pairs:
+            usable = ops.logical_and(usable, ops.all(ops.isfinite(value)))
+        momentum = ops.where(usable, self._momentum(), 1.0)
+        for variable, value in pairs:
+            # NaN times 0 is NaN: an unusable value must not be there at all.
+            kept = ops.convert_to_tensor(variable)
+            value = ops.where(usable, value, kept)
+            variable.assign(kept * momentum + value * (1.0 - momentum))
+        if self.warmup:
+            self.update_count.assign(self.update_count + ops.cast(usable, self.update_count.dtype))
+
+    def _momentum(self):
+        if not self.warmup:
+            return ops.convert_to_tensor(self.momentum, self._weight_dtype)
+        updates = ops.convert_to_tensor(self.update_count)
+        return ops.minimum(self.momentum, updates / (updates + 9.0))
+
+    def load_own_variables(self, store):
+        counterless = [variable for variable in self.variables if variable is not self.update_count]
+        if not self.warmup or not self.built or len(store.keys()) != len(counterless):
+            return super().load_own_variables(store)
+        for i, variable in enumerate(counterless):
+            variable.assign(store[str(i)])
+        self.update_count.assign(CONVERGED)
+
+    def get_config(self):
+        config = {
+            "momentum": self.momentum,
+            "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
+            "moving_variance_initializer": initializers.serialize(self.moving_variance_initializer),
+            "synchronized": self.synchronized,
+            "warmup": self.warmup,
+        }
+        return {**super().get_config(), **config}

@@ -1,0 +1,27 @@
+"""The one place that knows what stands where around a normalizer."""
+
+from __future__ import annotations
+
+import keras
+
+from nrm_keras.models.normalizers import NormFactory
+
+
+def has_bias(norm: NormFactory, placement: str) -> bool:
+    """Whether a linear layer needs its bias: a normalizer right behind it would only subtract it again."""
+    return norm("probe") is None or placement == "after_activation"
+
+
+def normalize(x, norm: NormFactory, name: str):
+    layer = norm(name)
+    return x if layer is None else layer(x)
+
+
+def normalize_and_activate(x, norm: NormFactory, activation: str, placement: str, name: str):
+    """Normalizer and activation in the recipe's order."""
+    if placement == "before_activation":
+        x = normalize(x, norm, f"{name}_norm")
+    x = keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
+    if placement == "after_activation":
+        x = normalize(x, norm, f"{name}_norm")
+    return x

@@ -1,0 +1,38 @@
+"""What `norm: {type: ...}` in a recipe builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+
+from nrm_keras import layers, registry
+
+NormFactory = Callable[[str], "keras.layers.Layer | None"]
+
+
+def norm_factory(norm, replicas: int = 1) -> NormFactory:
+    """A function that makes a normalizer of the recipe's kind under a given layer name, or None for `type: none`.
+
+    Args:
+        norm: the recipe's `norm` section.
+        replicas: with several, running statistics are synchronized unless the recipe says otherwise, so that a
+            strategy doesn't change what is trained.
+    """
+    options = norm.model_dump(exclude={"type"})
+    if "synchronized" in options and options["synchronized"] is None:
+        options["synchronized"] = replicas > 1
+    build = _BUILTIN[norm.type] if norm.type in _BUILTIN else registry.get("norm", norm.type)
+    return lambda name: build(name=name, **options)
+
+
+_BUILTIN = {
+    "none": lambda name: None,
+    "batch": layers.BatchNormalization,
+    "layer": keras.layers.LayerNormalization,
+    "sample": lambda **options: layers.GroupNormalization(groups=1, **options),
+    "group": layers.GroupNormalization,
+    "instance": lambda **options: layers.GroupNormalization(groups=-1, **options),
+    "rms": keras.layers.RMSNormalization,
+    "adaptive": layers.AdaptiveNormalization,
+}

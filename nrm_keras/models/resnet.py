@@ -1,0 +1,83 @@
+"""Residual networks of the CIFAR style (He et al. 2015, "Deep residual learning", section 4.2)."""
+
+from __future__ import annotations
+
+import keras
+
+from nrm_keras.errors import UserError
+from nrm_keras.models.blocks import has_bias, normalize, normalize_and_activate
+from nrm_keras.models.normalizers import NormFactory
+
+
+def resnet(
+    x,
+    norm: NormFactory,
+    depth: int = 20,
+    width: int = 16,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    placement: str = "before_activation",
+):
+    """Three stages of residual blocks with width, 2 and 4 times width channels, halving the image in between.
+
+    Unlike in the paper, a shortcut that changes shape is a 1x1 convolution with its normalizer (its option B).
+
+    Args:
+        x: symbolic tensor `(batch, height, width, channels)`.
+        norm: makes a normalizer under a given name, see `norm_factory`.
+        depth: 6n + 2 layers with weights.
+        width: channels of the first stage.
+        activation: any activation Keras knows by name.
+        dropout: share of features dropped before the last layer.
+        placement: "before_activation" (convolution, normalizer, activation) or "after_activation".
+
+    Returns:
+        Symbolic tensor `(batch, 4 * width)`.
+
+    Raises:
+        UserError: inputs that are no images.
+    """
+    if len(x.shape) != 4:
+        raise UserError(
+            "model.type resnet needs images (height, width, channels). "
+            f"Received: examples of shape {x.shape[1:]}. Use model.type mlp."
+        )
+    x = _convolution(x, width, norm, placement, "stem")
+    x = normalize_and_activate(x, norm, activation, placement, "stem")
+    for stage in range(3):
+        for block in range((depth - 2) // 6):
+            stride = 2 if stage > 0 and block == 0 else 1
+            name = f"stage{stage + 1}_block{block + 1}"
+            x = _block(x, width * 2**stage, stride, norm, activation, placement, name)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.layers.Dropout(dropout, name="dropout")(x) if dropout else x
+
+
+def _block(x, width, stride, norm, activation, placement, name):
+    shortcut = x
+    x = _convolution(x, width, norm, placement, f"{name}_conv1", strides=stride)
+    x = normalize_and_activate(x, norm, activation, placement, f"{name}_conv1")
+    x = _convolution(x, width, norm, placement, f"{name}_conv2")
+    # behind the activation there is one normalizer per sum; before it, one per branch
+    per_branch = placement == "before_activation"
+    if per_branch:
+        x = normalize(x, norm, f"{name}_conv2_norm")
+    if stride != 1 or shortcut.shape[-1] != width:
+        shortcut = _convolution(shortcut, width, norm, placement, f"{name}_shortcut", kernel_size=1, strides=stride)
+        if per_branch:
+            shortcut = normalize(shortcut, norm, f"{name}_shortcut_norm")
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    x = keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
+    return x if per_branch else normalize(x, norm, f"{name}_norm")
+
+
+def _convolution(x, filters, norm, placement, name, kernel_size=3, strides=1):
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        use_bias=has_bias(norm, placement),
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)

@@ -1,0 +1,1 @@
+"""Recipes: YAML files become frozen, checked `Recipe` objects. Nothing here imports TensorFlow."""

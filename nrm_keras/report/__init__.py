@@ -1,0 +1,1 @@
+"""Run directories -> pages and tables for people. Never imports TensorFlow."""

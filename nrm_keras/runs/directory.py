@@ -1,0 +1,117 @@
+"""Run directories: `runs/<recipe>/<time>-<hash>/`, made atomically and never overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from nrm_keras.errors import UserError
+
+RECIPE, COMMAND, SUMMARY, METRICS = "recipe.yaml", "command.txt", "summary.json", "metrics.csv"
+ENVIRONMENT, LOG, CHECKPOINTS, REPORT = "environment.json", "log.txt", "checkpoints", "report.html"
+MODEL = f"{CHECKPOINTS}/model.keras"
+
+
+def create(root: Path, name: str, files: dict[str, str]) -> Path:
+    """Makes a new run directory that holds `files` from its first moment.
+
+    Args:
+        root: such as `runs`.
+        name: of the recipe, such as `images/digits_adaptive@batch`.
+        files: text by file name; `recipe.yaml` is among them and names the run by its hash.
+    """
+    parent = root / name
+    digest = hashlib.sha256(files[RECIPE].encode()).hexdigest()[:6]
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{digest}"
+    try:
+        partial = parent / f".{stem}-{os.getpid()}"
+        partial.mkdir(parents=True)
+        (partial / CHECKPOINTS).mkdir()
+        for file, text in files.items():
+            (partial / file).write_text(text, "utf-8")
+        return _move_to_free_name(partial, parent / stem)
+    except OSError as error:
+        raise UserError(
+            f"{parent}: a run directory must be writable. Received: {error}. Choose another with --out."
+        ) from error
+
+
+def _move_to_free_name(partial: Path, wanted: Path) -> Path:
+    number = 1
+    while True:
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            # refuses a directory that holds something, so no other run is ever replaced
+            partial.rename(path)
+            return path
+        except OSError:
+            if not path.exists():
+                raise
+            number += 1
+
+
+def check(path: Path) -> Path:
+    """The run directory at `path`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (path / RECIPE).is_file():
+        what = "no such directory" if not path.is_dir() else f"a directory without {RECIPE}"
+        raise UserError(f"{path}: not a run directory. Received: {what}. `python -m nrm_keras runs ls` lists runs.")
+    return path
+
+
+def find_all(root: Path) -> list[Path]:
+    """Every run below `root`, oldest first."""
+    found = [path.parent for path in root.glob(f"**/{RECIPE}") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda path: path.name)
+
+
+def summary(path: Path) -> dict | None:
+    """What a finished run achieved; None while it is unfinished."""
+    try:
+        return json.loads((path / SUMMARY).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path / SUMMARY}: not JSON ({error}). Resume the run to write it again.") from error
+
+
+def environment(path: Path) -> dict:
+    """The content of `environment.json`."""
+    return json.loads((path / ENVIRONMENT).read_text("utf-8"))
+
+
+def record(path: Path, facts: dict) -> None:
+    """Adds facts to `environment.json`; on a resumed run the newest count."""
+    write_json(path / ENVIRONMENT, environment(path) | facts)
+
+
+def record_data(path: Path, origin: str, fingerprint: str) -> None:
+    """Keeps what data the run was begun with.
+
+    Raises:
+        UserError: a resumed run finds other data.
+    """
+    before = environment(path).get("data")
+    if before and before["fingerprint"] != fingerprint:
+        raise UserError(
+            f"{path}: a run goes on with the data it began with. Received: data with fingerprint {fingerprint} from {origin}; "
+            f"it began with {before['fingerprint']} from {before['origin']}. Restore that data, or start a new run."
+        )
+    record(path, {"data": {"origin": origin, "fingerprint": fingerprint}})
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)

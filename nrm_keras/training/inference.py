@@ -1,0 +1,143 @@
+"""What a finished run can be asked: its scores on data, and its answers to new inputs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from nrm_keras.data import files, sources
+from nrm_keras.data.pipelines import Batches
+from nrm_keras.data.sources import Split
+from nrm_keras.errors import UserError
+from nrm_keras.recipe import loading
+from nrm_keras.runs import directory
+from nrm_keras.training.saved import load
+
+
+def evaluate(path: Path, data: str | None = None, split: str = "test") -> dict[str, float]:
+    """Scores of a finished run's model.
+
+    Args:
+        path: the run directory.
+        data: an .npz file or a folder of images, measured instead of the run's own data: its own split of that name, or
+            all of it where it has none.
+        split: "train", "validation" or "test".
+
+    Raises:
+        UserError: the run is unfinished, or the data doesn't fit its model.
+    """
+    model = load(path)
+    recipe = _recipe(path, data, model.input_shape)
+    examples = sources.load(recipe.data)
+    chosen = getattr(examples, split)
+    if data and not len(chosen):
+        chosen = examples.train
+    if not len(chosen):
+        raise UserError(f"{examples.origin}: evaluate needs examples. Received: an empty {split} split.")
+    if examples.shape != model.input_shape[1:]:
+        raise UserError(
+            f"{path}: the model takes examples of shape {model.input_shape[1:]}. "
+            f"Received: {examples.shape} from {examples.origin}."
+        )
+    chosen = Split(chosen.inputs, _translated(chosen.labels, examples, _classes(path)))
+    batches = Batches(chosen, recipe.data.batch_size, decode=examples.decode)
+    return model.evaluate(batches(0), return_dict=True, verbose=0)
+
+
+def _recipe(path: Path, data: str | None, input_shape):
+    """The run's recipe, with other data if asked."""
+    overrides = {}
+    if data and Path(data).is_dir():
+        height, width, channels = input_shape[1:] if len(input_shape) == 4 else (32, 32, 3)
+        overrides = {"source": "folder", "path": data, "image_size": [height, width], "channels": channels}
+    elif data:
+        overrides = {"source": "npz", "path": data}
+    if data:
+        overrides |= {"validation": 0.0, "test": 0.0}
+    return loading.load(path / directory.RECIPE, {"data": overrides} if data else {}, allow_imports=True).recipe
+
+
+def _classes(path: Path) -> list[str]:
+    return directory.summary(path)["classes"]
+
+
+def _translated(labels: np.ndarray, examples: sources.Examples, classes: list[str]) -> np.ndarray:
+    """Class indices of the data as the model counts them: by name where the names are known, else as they are."""
+    if set(examples.classes) <= set(classes):
+        return np.array([classes.index(name) for name in examples.classes], "int32")[labels]
+    numbered = examples.classes == tuple(map(str, range(len(examples.classes))))
+    if numbered and len(examples.classes) <= len(classes):
+        return labels
+    raise UserError(f"The model knows the classes {', '.join(classes)}. Received: {', '.join(examples.classes)}.")
+
+
+def predict(path: Path, source: Path) -> list[dict]:
+    """The class and the probabilities of each input.
+
+    Args:
+        path: the run directory.
+        source: an image, a folder of images, a .npy array or an .npz archive with `x`; raw values as in training.
+
+    Returns:
+        One row per input: `input`, `class`, `probability`, and the probability of every class under its name.
+    """
+    model = load(path)
+    names, inputs = _read_inputs(source, model.input_shape[1:])
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(inputs, verbose=0)))
+    classes = _classes(path)
+    return [
+        {"input": name, "class": classes[row.argmax()], "probability": float(row.max())}
+        | {f"p({label})": float(p) for label, p in zip(classes, row, strict=True)}
+        for name, row in zip(names, probabilities, strict=True)
+    ]
+
+
+def to_csv(rows: list[dict]) -> str:
+    """The rows of `predict` as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _read_inputs(source: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
+    if not source.exists():
+        raise UserError(
+            f"{source}: predict needs an image, a folder of images, a .npy or an .npz file. Received: no such file."
+        )
+    if source.suffix in {".npy", ".npz"}:
+        array = _read_array(source)
+        if array.shape == shape:
+            array = array[None]
+        if array.shape[1:] != shape and (*array.shape[1:], 1) == shape:
+            array = array[..., None]
+        if array.shape[1:] != shape or not len(array):
+            raise UserError(
+                f"{source}: the model takes arrays of shape (examples, {', '.join(map(str, shape))}). Received: {array.shape}."
+            )
+        return [str(number) for number in range(len(array))], array
+    paths = (
+        [source]
+        if source.is_file()
+        else sorted(p for p in source.rglob("*") if p.suffix.lower() in files.IMAGE_SUFFIXES)
+    )
+    if not paths or len(shape) != 3:
+        raise UserError(
+            f"{source}: predict takes images for a model of images. Received: {len(paths)} images, a model of {shape}."
+        )
+    files.check_images([str(p) for p in paths])
+    decode = files.decoder(shape)
+    return [str(p) for p in paths], np.stack([decode(str(p)).numpy() for p in paths])
+
+
+def _read_array(source: Path) -> np.ndarray:
+    try:
+        content = np.load(source, allow_pickle=False)
+        return content if isinstance(content, np.ndarray) else content["x"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{source}: not an array of numbers, or an archive without x. Received: {error}.") from error

@@ -1,0 +1,285 @@
+"""One recipe, one training: `train` reads top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from nrm_keras import models, registry
+from nrm_keras.data import sources
+from nrm_keras.data.pipelines import Batches, standardization
+from nrm_keras.errors import UserError
+from nrm_keras.runs import directory as run_directory
+from nrm_keras.training import distribution, optimizers
+from nrm_keras.training.initialize import freeze_normalizers, initialize_from
+from nrm_keras.training.interrupt import stop_on_signal
+from nrm_keras.training.progress import MetricsLog, ProgressLog
+from nrm_keras.training.resume import ExactResume
+from nrm_keras.training.saved import save_model
+
+SMOKE_BATCH, SMOKE_STEPS = 8, 2
+
+
+def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = False) -> dict:
+    """Trains a recipe in its run directory, going on from its checkpoint where there is one.
+
+    Args:
+        recipe: a `Recipe`.
+        path: the run directory.
+        say: prints one line.
+        smoke: see `shrink`.
+
+    Returns:
+        The summary, as in `summary.json` but for what only the run directory knows.
+
+    Raises:
+        UserError: data, devices or weights are not what the recipe needs.
+        KeyboardInterrupt: stopped by the user; the checkpoint is written.
+    """
+    began = time.monotonic()
+    recipe = shrink(recipe) if smoke else recipe
+    keras.utils.set_random_seed(recipe.train.seed)
+    if recipe.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = distribution.make_strategy(recipe.train)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+
+    examples = sources.load(recipe.data, limit=SMOKE_BATCH * SMOKE_STEPS * replicas if smoke else None)
+    say(f"Data: {_sizes(examples)} examples, {len(examples.classes)} classes, from {examples.origin}.")
+    run_directory.record_data(path, examples.origin, examples.fingerprint())
+    batches = training_batches(recipe, examples, replicas)
+    validation = evaluation_data(examples, "validation", recipe.data.batch_size, strategy)
+
+    model = build_model(recipe, examples, batches.steps_per_epoch, strategy)
+    callbacks = recipe_callbacks(recipe)
+    if keeps_best(recipe, validation):
+        callbacks.append(_best_weights(recipe, path))
+    metrics_log = MetricsLog(path / run_directory.METRICS)
+    progress = ProgressLog(say, recipe.train.epochs, batches.steps_per_epoch)
+    resume = ExactResume(
+        path / run_directory.CHECKPOINTS,
+        recipe.train.checkpoint_every,
+        dataset_at=batches,
+        callbacks=[*callbacks, metrics_log, progress],
+        strategy=strategy,
+    )
+    if resume.resuming:
+        say(f"Resuming at epoch {resume.epoch + 1}, step {resume.step + 1}.")
+        MetricsLog.forget_from(metrics_log.path, resume.epoch)
+        progress.first_step = resume.step
+    elif recipe.train.init_from:
+        initialize_from(model, recipe.train.init_from, say)
+    say(
+        f"Model: {model.name}, {model.count_params():,} parameters, {recipe.norm.type} normalization, {model.dtype_policy.name}."
+    )
+
+    with stop_on_signal(resume.request_stop, say), progress:
+        history = model.fit(
+            resume.dataset,
+            validation_data=validation,
+            epochs=recipe.train.epochs,
+            initial_epoch=resume.initial_epoch,
+            callbacks=resume.callbacks,
+            shuffle=False,  # the batches come in the order they are meant to
+            verbose=0,
+        )
+
+    steps = int(
+        keras.ops.convert_to_numpy(model.optimizer.iterations)
+    )  # before the best weights, which bring their own
+    best = _best_epoch(recipe, history.history)
+    if keeps_best(recipe, validation) and best is not None:
+        model.load_weights(path / _BEST)
+    scores = {
+        split: _evaluate(model, examples, split, recipe.data.batch_size, strategy)
+        for split in ("validation", "test")
+        if len(getattr(examples, split))
+    }
+    if strategy:  # what is saved needs no strategy
+        compile_model(model, recipe, model.optimizer)
+    save_model(model, path / run_directory.MODEL)
+    epochs = len(history.epoch)
+    kept = best if recipe.train.keep == "best" and best is not None else epochs - 1
+    return {
+        "status": "finished" if epochs >= recipe.train.epochs else "stopped early",
+        "seed": recipe.train.seed,
+        "smoke": smoke,
+        "precision": model.dtype_policy.name,
+        "replicas": replicas,
+        "epochs": epochs,
+        "steps": steps,
+        "keep": recipe.train.keep,
+        "monitor": recipe.train.monitor,
+        "best_epoch": None if best is None else best + 1,
+        "metrics": {"train": _at(history.history, kept), **scores},
+        "parameters": model.count_params(),
+        "examples": {split: len(getattr(examples, split)) for split in _SPLITS},
+        "classes": list(examples.classes),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def check(recipe) -> None:
+    """Loads the recipe's data, builds its model and runs one step of it.
+
+    Raises:
+        UserError: one of them is not in order.
+    """
+    recipe = shrink(recipe).model_copy(update={"model": recipe.model})
+    keras.utils.set_random_seed(recipe.train.seed)
+    recipe_callbacks(recipe)
+    examples = sources.load(recipe.data, limit=recipe.data.batch_size)
+    model = build_model(recipe, examples, steps_per_epoch=1)
+    model.train_on_batch(*next(iter(training_batches(recipe, examples)(0))))
+
+
+_SPLITS = ("train", "validation", "test")
+_BEST = f"{run_directory.CHECKPOINTS}/best.weights.h5"
+
+
+def shrink(recipe):
+    """The recipe's smallest relative, for a test of everything but the result: two steps, without XLA."""
+    replicas = recipe.train.replicas or 1
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"batch_size": SMOKE_BATCH * replicas}),
+            "model": models.smallest(recipe.model),
+            "train": recipe.train.model_copy(update={"epochs": 1, "jit": False}),
+        }
+    )
+
+
+def build_model(recipe, examples, steps_per_epoch: int, strategy=None) -> keras.Model:
+    """The recipe's model, compiled."""
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    statistics = standardization(examples.train, examples.decode) if recipe.data.standardize else None
+    precision = distribution.resolve_precision(recipe.train.precision)
+    with distribution.precision(precision), distribution.scope(strategy):
+        model = models.build(recipe, examples.shape, len(examples.classes), statistics, replicas)
+        if recipe.train.freeze_normalizers:
+            freeze_normalizers(model)
+        compile_model(model, recipe, optimizers.build(recipe, model, steps_per_epoch), strategy)
+    if strategy:
+        # one element per replica: the first is a batch as each replica sees it
+        distribution.build_before_fit(model, next(iter(training_batches(recipe, examples, replicas)(0))))
+    return model
+
+
+def compile_model(model: keras.Model, recipe, optimizer, strategy=None) -> None:
+    """Gives the model the recipe's loss and metrics."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(
+        optimizer=optimizer,
+        loss=distribution.EvenlyCounted(loss) if strategy else loss,
+        metrics=[_metric(name) for name in recipe.train.metrics],
+        jit_compile=False if strategy else recipe.train.jit,
+    )
+
+
+def training_batches(recipe, examples, replicas: int = 1) -> Batches:
+    """The recipe's training batches as a function of epoch and step."""
+    return Batches(
+        examples.train,
+        recipe.data.batch_size,
+        seed=recipe.train.seed,
+        augment=recipe.data.augment,
+        class_weights=_class_weights(recipe, examples),
+        replicas=replicas,
+        decode=examples.decode,
+    )
+
+
+def evaluation_data(examples, split: str, batch_size: int, strategy=None):
+    """A split in its order, as `fit` and `evaluate` take it; None where it is empty."""
+    if not len(getattr(examples, split)):
+        return None
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    batches = Batches(getattr(examples, split), batch_size, replicas=replicas, decode=examples.decode)
+    return distribution.PerReplica(strategy, lambda: batches(0), batches(0)) if strategy else batches(0)
+
+
+def recipe_callbacks(recipe) -> list[keras.callbacks.Callback]:
+    """The callbacks that the recipe lists."""
+    return [
+        (_CALLBACKS.get(section.type) or registry.get("callback", section.type))(**section.model_dump(exclude={"type"}))
+        for section in recipe.callbacks
+    ]
+
+
+def keeps_best(recipe, validation) -> bool:
+    return recipe.train.keep == "best" and validation is not None
+
+
+_CALLBACKS = {
+    "early_stopping": keras.callbacks.EarlyStopping,
+    "reduce_lr_on_plateau": keras.callbacks.ReduceLROnPlateau,
+    "terminate_on_nan": keras.callbacks.TerminateOnNaN,
+}
+_METRICS = {
+    "accuracy": lambda: keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+    "top_5_accuracy": lambda: keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy"),
+}
+
+
+def _metric(name: str):
+    return (_METRICS.get(name) or registry.get("metric", name))()
+
+
+def _class_weights(recipe, examples) -> np.ndarray | None:
+    wanted = recipe.train.class_weights
+    if wanted is None:
+        return None
+    counts = np.bincount(examples.train.labels, minlength=len(examples.classes))
+    if wanted == "balanced":
+        return counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts))
+    if unknown := set(wanted) - set(examples.classes):
+        raise UserError(
+            f"train.class_weights names the classes of the data: {', '.join(examples.classes)}. "
+            f"Received: {', '.join(sorted(unknown))}."
+        )
+    return np.array([wanted.get(name, 1.0) for name in examples.classes])
+
+
+def _best_weights(recipe, path: Path) -> keras.callbacks.ModelCheckpoint:
+    return keras.callbacks.ModelCheckpoint(
+        path / _BEST, monitor=recipe.train.monitor, mode=_mode(recipe), save_best_only=True, save_weights_only=True
+    )
+
+
+def _mode(recipe) -> str:
+    return "min" if recipe.train.monitor.endswith(("loss", "error")) else "max"
+
+
+def _best_epoch(recipe, history: dict) -> int | None:
+    """The epoch (from 0) whose weights ModelCheckpoint kept: the first of the best."""
+    values = [v for v in history.get(recipe.train.monitor, [])]
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return None
+    return values.index(min(finite) if _mode(recipe) == "min" else max(finite))
+
+
+def _at(history: dict, epoch: int) -> dict:
+    return {
+        name: values[epoch]
+        for name, values in history.items()
+        if not name.startswith("val_") and name in _shown(history)
+    }
+
+
+def _shown(history: dict) -> set[str]:
+    return {name for name in history if name not in {"learning_rate", "seconds"}}
+
+
+def _evaluate(model, examples, split: str, batch_size: int, strategy) -> dict:
+    return model.evaluate(evaluation_data(examples, split, batch_size, strategy), return_dict=True, verbose=0)
+
+
+def _sizes(examples) -> str:
+    return " + ".join(f"{len(getattr(examples, split)):,} {split}" for split in _SPLITS)

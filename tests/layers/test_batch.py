@@ -1,0 +1,143 @@
+import keras
+import numpy as np
+import pytest
+
+from nrm_keras.layers import BatchNormalization
+from tests import references
+from tests.layers.cases import randomize, to_numpy, weights
+
+
+def batch(*values):
+    return np.array(values, "float32").reshape(-1, 1)
+
+
+def test_hand_worked_training_and_inference():
+    layer = BatchNormalization(epsilon=1.0)
+    # Mean 4, variance 8; with epsilon 1 the divisor is 3.
+    x = np.array([[1.0], [1.0], [5.0], [9.0]], "float32") * np.sqrt(8 / 11, dtype="float32")
+    mean = 4 * np.sqrt(8 / 11)
+    y = to_numpy(layer(x, training=True))
+    np.testing.assert_allclose(y, (x - mean) / 3, rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_mean, [mean], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [8.0], rtol=1e-6)
+    np.testing.assert_allclose(layer(x), y, rtol=1e-6)
+
+
+def test_warm_up_by_hand():
+    """Momentum 0, 1/10, 2/11: the initial 0 and 1 are gone after the first update."""
+    layer = BatchNormalization()
+    expected = [2.0, 0.1 * 2 + 0.9 * 12, 2 / 11 * 11.0 + 9 / 11 * 22]
+    for center, mean in zip((2, 12, 22), expected, strict=True):
+        layer(batch(center - 3, center + 3), training=True)
+        np.testing.assert_allclose(layer.moving_mean, [mean], rtol=1e-6)
+        np.testing.assert_allclose(layer.moving_variance, [9.0], rtol=1e-6)
+    assert float(layer.update_count) == 3
+
+
+def test_warm_up_ends_at_momentum():
+    layer = BatchNormalization(momentum=0.5)
+    layer.build((None, 1))
+    layer.update_count.assign(100.0)
+    layer.moving_mean.assign([4.0])
+    layer(batch(7, 9), training=True)
+    np.testing.assert_allclose(layer.moving_mean, [6.0])
+
+
+def test_without_warm_up_it_is_keras_layer():
+    """Outputs, running statistics and the very variables."""
+    ours, theirs = BatchNormalization(warmup=False, momentum=0.7), keras.layers.BatchNormalization(momentum=0.7)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x = rng.normal(2, 3, (5, 4, 3, 6)).astype("float32")
+        np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+    assert [v.name for v in ours.variables] == [v.name for v in theirs.variables]
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_norm_in_closed_form():
+    """Santurkar et al. 2018, theorem 4.1, at epsilon = 0."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    x, g, gamma, m = tf.constant(rng.normal(3, 2, (7, 1))), rng.normal(size=(7, 1)), 1.7, 7
+    layer = BatchNormalization(epsilon=0.0, dtype="float64")
+    layer.build((None, 1))
+    layer.gamma.assign([gamma])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(layer(x, training=True) * g)
+    actual = np.sum(tape.gradient(loss, x).numpy() ** 2)
+    normalized = (x.numpy() - x.numpy().mean()) / x.numpy().std()
+    inner = np.sum(g**2) - np.sum(g) ** 2 / m - np.sum(g * normalized) ** 2 / m
+    np.testing.assert_allclose(actual, gamma**2 / x.numpy().var() * inner, rtol=1e-12)
+
+
+@pytest.mark.parametrize("file", ["model.weights.h5", "model.keras"])
+def test_weights_of_keras_layer_load_as_converged(file, tmp_path):
+    source = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="norm")])
+    values = np.arange(12, dtype="float32").reshape(4, 3) + 1
+    source.set_weights(list(values))
+    path = tmp_path / file
+    source.save_weights(path) if file.endswith("h5") else source.save(path)
+    target = keras.Sequential([keras.Input((3,)), BatchNormalization(name="norm")])
+    target.load_weights(path)
+    layer = target.get_layer("norm")
+    variables = layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance
+    for variable, expected in zip(variables, values, strict=True):
+        np.testing.assert_array_equal(variable, expected)
+    layer(np.full((2, 3), 17.0, "float32"), training=True)
+    np.testing.assert_allclose(layer.moving_mean, 0.99 * values[2] + 0.01 * 17, rtol=1e-6)
+
+
+def test_own_weights_keep_the_counter(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), BatchNormalization(name="norm")])
+    model(np.ones((2, 3), "float32"), training=True)
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = keras.Sequential([keras.Input((3,)), BatchNormalization(name="norm")])
+    other.load_weights(tmp_path / "a.weights.h5")
+    assert float(other.get_layer("norm").update_count) == 1
+
+
+def test_wrong_number_of_weights_is_an_error(tmp_path):
+    source = keras.Sequential([keras.Input((3,)), BatchNormalization(name="norm", warmup=False, center=False)])
+    source.save_weights(tmp_path / "a.weights.h5")
+    target = keras.Sequential([keras.Input((3,)), BatchNormalization(name="norm")])
+    with pytest.raises(ValueError, match="expected 5 variables"):
+        target.load_weights(tmp_path / "a.weights.h5")
+
+
+def test_config_of_keras_layer_builds_ours():
+    theirs = keras.layers.BatchNormalization(axis=1, momentum=0.9, epsilon=1e-5, scale=False)
+    ours = BatchNormalization.from_config(theirs.get_config())
+    config = ours.get_config()
+    assert config.pop("warmup") is True
+    assert config == theirs.get_config()
+
+
+def test_masked_running_statistics():
+    x = np.array([[[1.0], [3.0], [99.0]], [[8.0], [99.0], [99.0]]], "float32")
+    mask = np.array([[1, 1, 0], [1, 0, 0]], bool)
+    layer = BatchNormalization()
+    layer(x, training=True, mask=mask)
+    np.testing.assert_allclose(layer.moving_mean, [4.0], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [26 / 3], rtol=1e-6)
+
+
+def test_mask_in_the_way_of_keras_follows_the_leading_dimensions():
+    """Masking on channels-first data masks channels; one that keeps a value here still has its statistics."""
+    x = np.random.default_rng(0).normal(5, 2, (4, 3, 2)).astype("float32")
+    mask = np.ones((4, 3), bool)
+    mask[:2, 1] = False
+    layer = randomize(BatchNormalization(axis=1), (4, 3, 2))
+    before = weights(layer)
+    y = to_numpy(layer(x, training=True, mask=mask))
+    expected = references.batch_normalization(x, before["gamma"], before["beta"], 1e-3, 1, np.ones((4, 2), bool))
+    np.testing.assert_allclose(y[:, [0, 2]], expected[:, [0, 2]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_mean[1], x[2:, 1].astype("float64").mean(), rtol=1e-6)
+
+
+def test_renorm_names_keras_layer():
+    with pytest.raises(ValueError, match=r"Received: renorm=True. Use keras.layers.BatchNormalization"):
+        BatchNormalization(renorm=True)

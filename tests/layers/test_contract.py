@@ -1,0 +1,430 @@
+"""What every layer promises, held against plain NumPy float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nrm_keras.layers import AdaptiveNormalization, BatchNormalization, GroupNormalization
+from tests import references
+from tests.layers.cases import CASES, EPSILON, randomize, to_numpy, weights
+
+SHAPES = {
+    (2, -1): (5, 4),
+    (2, 1): (5, 4),
+    (3, -1): (5, 3, 4),
+    (3, 1): (5, 4, 3),
+    (4, -1): (4, 3, 2, 4),
+    (4, 1): (4, 4, 3, 2),
+    (4, 2): (4, 3, 4, 2),
+    (5, -1): (3, 2, 1, 3, 4),
+    (5, 1): (3, 4, 2, 1, 3),
+}
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_running_case = pytest.mark.parametrize("case", [c for c in CASES if c.running], ids=lambda case: case.name)
+both_modes = pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+
+
+def inputs(shape, seed=1, dtype="float32"):
+    return np.random.default_rng(seed).normal(2.0, 3.0, shape).astype(dtype)
+
+
+def random_mask(shape, axis, seed=2):
+    """A mask without the channel axis: about half is padding, and one example is nothing else."""
+    mask = np.random.default_rng(seed).random(np.delete(shape, axis)) < 0.6
+    mask[0] = True
+    mask[1] = False
+    return mask
+
+
+def spread(mask, shape, axis):
+    return np.broadcast_to(np.expand_dims(mask, axis), shape)
+
+
+def gradients(layer, x, upstream, training=True, mask=None):
+    """[y, dx, d(trainable variables)...] for the loss sum(y * upstream)."""
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training, mask=mask)
+        loss = tf.reduce_sum(tf.cast(y, x.dtype) * tf.cast(upstream, x.dtype))
+    sources = [x] + [variable.value for variable in layer.trainable_variables]
+    return [to_numpy(tensor) for tensor in [y, *tape.gradient(loss, sources)]]
+
+
+@every_case
+@both_modes
+@pytest.mark.parametrize("rank, axis", SHAPES, ids=lambda value: str(value))
+def test_against_reference(case, training, rank, axis):
+    shape = SHAPES[rank, axis]
+    layer = randomize(case.make(axis=axis), shape)
+    x, before = inputs(shape), weights(layer)
+    y = to_numpy(layer(x, training=training))
+    np.testing.assert_allclose(y, case.reference(x, before, axis, None, training), rtol=2e-5, atol=2e-5)
+
+
+@every_case
+@both_modes
+@pytest.mark.parametrize("rank, axis", SHAPES, ids=lambda value: str(value))
+def test_masks_against_reference(case, training, rank, axis):
+    shape = SHAPES[rank, axis]
+    mask = random_mask(shape, axis)
+    layer = randomize(case.make(axis=axis), shape)
+    x, before = inputs(shape), weights(layer)
+    y = to_numpy(layer(x, training=training, mask=mask))
+    valid = spread(mask, shape, axis)
+    expected = case.reference(x, before, axis, mask, training)
+    np.testing.assert_allclose(y[valid], expected[valid], rtol=2e-5, atol=2e-5)
+    assert np.all(np.isfinite(y))
+
+
+@every_case
+@pytest.mark.parametrize("padding", [0.0, -7e5, 1e30, np.inf, np.nan])
+def test_padding_never_changes_valid_positions(case, padding):
+    shape, axis = (4, 3, 2, 4), -1
+    valid = spread(random_mask(shape, axis), shape, axis)
+    x = inputs(shape)
+    upstream = np.where(valid, inputs(shape, seed=3), 0)
+    results = []
+    for filled in (x, np.where(valid, x, np.float32(padding))):
+        layer = randomize(case.make(), shape)
+        y, dx, *rest = gradients(layer, filled, upstream, mask=random_mask(shape, axis))
+        results.append([y[valid], dx[valid], *rest, *weights(layer).values()])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@every_case
+def test_example_mask_means_every_position_of_it(case):
+    shape = (4, 3, 2, 4)
+    x, examples = inputs(shape), np.array([True, False, True, True])
+    positions = np.broadcast_to(examples[:, None, None], shape[:-1])
+    short, full = (
+        to_numpy(randomize(case.make(), shape)(x, training=True, mask=mask)) for mask in (examples, positions)
+    )
+    np.testing.assert_array_equal(short, full)
+
+
+@every_case
+@both_modes
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 2, 4), (3, 2, 2, 4)], ids=str)
+def test_gradients_against_finite_differences(case, training, masked, shape):
+    x, upstream = inputs(shape, dtype="float64"), inputs(shape, seed=3, dtype="float64")
+    mask = random_mask(shape, -1) if masked else None
+    if masked:
+        upstream = np.where(spread(mask, shape, -1), upstream, 0)
+    layer = randomize(case.make(dtype="float64"), shape)
+    before = weights(layer)
+    _, *actual = gradients(layer, x, upstream, training, mask)
+
+    def loss(x, **changed):
+        return np.sum(case.reference(x, {**before, **changed}, -1, mask, training) * upstream)
+
+    expected = [references.gradient(loss, x)]
+    for variable in layer.trainable_variables:
+        expected.append(references.gradient(lambda v, n=variable.name: loss(x, **{n: v}), before[variable.name]))
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+@every_case
+def test_second_derivatives_are_those_of_the_first(case):
+    """A stop_gradient within Keras' variance makes every Hessian through its normalizers wrong on TensorFlow."""
+    shape = (3, 2, 2, 4)
+    x, upstream, direction = (inputs(shape, seed, "float64") for seed in (1, 3, 4))
+    layer = randomize(case.make(dtype="float64"), shape)
+
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.square(layer(x, training=True)) * upstream)
+        return tape.gradient(loss, x)
+
+    point = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(point)
+        along = tf.reduce_sum(slope(point) * direction)
+    step = 1e-6
+    expected = (slope(point + step * direction) - slope(point - step * direction)) / (2 * step)
+    np.testing.assert_allclose(tape.gradient(along, point), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_case
+@both_modes
+@pytest.mark.parametrize(
+    "shape", [(1, 4), (1, 1, 1, 4), (3, 1, 1, 4), (1, 3, 4), (0, 4), (0, 3, 4), (0, 3, 2, 4)], ids=str
+)
+def test_small_and_empty_batches_are_finite(case, training, shape):
+    layer = randomize(case.make(), shape)
+    before = weights(layer)
+    results = gradients(layer, inputs(shape), np.ones(shape), training)
+    assert results[0].shape == results[1].shape == shape
+    assert all(np.all(np.isfinite(result)) for result in results)
+    if shape[0] > 0:
+        expected = case.reference(inputs(shape), before, -1, None, training)
+        np.testing.assert_allclose(results[0], expected, rtol=2e-5, atol=2e-5)
+
+
+@every_case
+def test_constant_input_gives_beta(case):
+    shape = (4, 3, 2, 4)
+    layer = randomize(case.make(), shape)
+    y, *slopes = gradients(layer, np.full(shape, 7.0, "float32"), inputs(shape))
+    np.testing.assert_allclose(y, np.broadcast_to(weights(layer)["beta"], shape), atol=1e-5)
+    assert all(np.all(np.isfinite(slope)) for slope in slopes)
+
+
+@every_case
+def test_fully_masked_batch_passes_unamplified(case):
+    shape = (3, 2, 2, 4)
+    layer = case.make()
+    x = inputs(shape)
+    results = gradients(layer, x, np.ones(shape), mask=np.zeros(shape[:-1], bool))
+    assert all(np.all(np.isfinite(result)) for result in results)
+    assert np.max(np.abs(results[0])) <= np.max(np.abs(x))
+
+
+@every_running_case
+@pytest.mark.parametrize("batch", ["nan", "infinite", "overflow", "empty", "masked"])
+def test_useless_batch_leaves_running_statistics_alone(case, batch):
+    shape = (0 if batch == "empty" else 3, 2, 2, 4)
+    layer = randomize(case.make(), shape)
+    layer(inputs((3, 2, 2, 4)), training=True)
+    before, x, mask = weights(layer), inputs(shape), None
+    if batch in ("nan", "infinite", "overflow"):
+        x[1, 0, 1, 2] = {"nan": np.nan, "infinite": np.inf, "overflow": 1e30}[batch]
+    if batch == "masked":
+        mask = np.zeros(shape[:-1], bool)
+    layer(x, training=True, mask=mask)
+    assert before["update_count"] == 1
+    for name, value in weights(layer).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+@every_case
+@both_modes
+@pytest.mark.parametrize("dtype, bits", [("float16", 10), ("bfloat16", 7)])
+def test_half_precision_up_to_60000(case, training, dtype, bits):
+    """Within 2 units in the last place of the output, plus 1e-3, of float64 on the already rounded input."""
+    shape = (6, 5, 3, 4)
+    rounded = tf.cast(np.random.default_rng(1).uniform(-6e4, 6e4, shape), dtype)
+    x = to_numpy(rounded).astype("float64")
+    layer = randomize(case.make(dtype=f"mixed_{dtype}"), shape)
+    layer.gamma.assign(np.full(4, 0.5))
+    if case.running:
+        layer.moving_mean.assign(np.full(4, 1e3))
+        layer.moving_variance.assign(np.full(4, 1e9))
+    expected = case.reference(x, weights(layer), -1, None, training)
+    y = layer(rounded, training=training)
+    assert keras.backend.standardize_dtype(y.dtype) == dtype
+    ulp = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(expected), 2.0**-14))) - bits)
+    assert np.all(np.abs(to_numpy(y) - expected) <= 2 * ulp + 1e-3)
+    assert all(np.all(np.isfinite(value)) for value in weights(layer).values())
+
+
+@every_case
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float32", "float64"])
+def test_dtype_policies(case, policy):
+    """float32 inputs above float16's largest number survive, weights stay precise: Keras' layer gives NaN here."""
+    layer = case.make(dtype=policy)
+    x = np.array([[7e4, -7e4, 9e4, 1e5], [8e4, -6e4, -9e4, 1e5]], "float32")
+    y = layer(x, training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+    assert np.all(np.isfinite(to_numpy(y)))
+    assert {v.dtype for v in layer.variables} == {"float64" if policy == "float64" else "float32"}
+    assert all(np.all(np.isfinite(value)) for value in weights(layer).values())
+
+
+@every_case
+@pytest.mark.parametrize("scale, shift", [(3.0, 0.0), (1.0, -50.0), (0.2, 7.0), (1e3, 1e4)])
+def test_invariant_to_scale_and_shift(case, scale, shift):
+    shape = (4, 3, 2, 4)
+    x = inputs(shape, dtype="float64")
+    one, other = (
+        to_numpy(randomize(case.make(epsilon=1e-20, dtype="float64"), shape)(values, training=True))
+        for values in (x, scale * x + shift)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
+SYMMETRIES = {
+    "examples": lambda x: x[::-1],
+    "height": lambda x: x[:, ::-1],
+    "transposed": lambda x: x.transpose(0, 2, 1, 3),
+    "channels": lambda x: x[..., ::-1],
+}
+
+
+@every_case
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_equivariant_to_reordering(case, symmetry):
+    # Reversal keeps channels in their groups.
+    shape, reorder = (4, 3, 3, 4), SYMMETRIES[symmetry]
+    x = inputs(shape, dtype="float64")
+    one, other = (to_numpy(case.make(dtype="float64")(values, training=True)) for values in (x, reorder(x)))
+    np.testing.assert_allclose(reorder(one), other, rtol=1e-12, atol=1e-12)
+
+
+@every_case
+def test_inference_does_not_depend_on_the_request(case):
+    shape = (6, 3, 2, 4)
+    layer = randomize(case.make(), shape)
+    x = inputs(shape)
+    x[0] *= 1e6
+    together = to_numpy(layer(x))
+    alone = np.concatenate([to_numpy(layer(x[n : n + 1])) for n in range(6)])
+    np.testing.assert_allclose(alone, together, rtol=1e-6, atol=1e-6)
+
+
+@every_case
+@both_modes
+def test_dynamic_shapes_and_xla_give_the_same(case, training):
+    layer = randomize(case.make(), (None, None, None, 4))
+    before = weights(layer)
+    signature = [tf.TensorSpec((None, None, None, 4)), tf.TensorSpec((None, None, None), "bool")]
+    dynamic = tf.function(lambda x, mask: layer(x, training=training, mask=mask), input_signature=signature)
+    compiled = tf.function(lambda x: layer(x, training=training), jit_compile=True)
+    for shape in ((5, 3, 2, 4), (1, 2, 2, 4)):
+        for variable in layer.variables:
+            variable.assign(before[variable.name])
+        x = inputs(shape)
+        expected = case.reference(x, before, -1, None, training)
+        np.testing.assert_allclose(dynamic(x, np.ones(shape[:-1], bool)), expected, rtol=2e-5, atol=2e-5)
+        if shape[0] == 5:
+            np.testing.assert_allclose(compiled(x), expected, rtol=2e-5, atol=2e-5)
+
+
+@every_case
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_fit_save_and_load(case, policy, tmp_path):
+    norm, head = case.make(dtype=policy, name="norm"), keras.layers.Dense(3, dtype=policy)
+    model = keras.Sequential([keras.Input((6, 4)), keras.layers.Masking(0.0), norm, head])
+    model.compile("sgd", "mse")
+    x, y = inputs((8, 6, 4)), inputs((8, 6, 3))
+    x[:, 4:] = 0
+    history = model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model.predict(x, verbose=0), loaded.predict(x, verbose=0))
+    assert loaded.get_layer("norm").get_config() == model.get_layer("norm").get_config()
+
+
+@every_case
+def test_config_round_trips_before_and_after_build(case):
+    layer = case.make(axis=1, gamma_regularizer="l2", beta_constraint="non_neg", center=True, name="a")
+    before = layer.get_config()
+    layer.build((None, 4, 3))
+    assert layer.get_config() == before
+    copy = type(layer).from_config(before)
+    assert copy.get_config() == before
+    copy.build((None, 4, 3))
+    assert [v.shape for v in copy.variables] == [v.shape for v in layer.variables]
+    assert float(copy.losses[0]) == pytest.approx(0.01 * 4)
+    assert type(copy.beta.constraint) is keras.constraints.NonNeg
+
+
+@every_case
+def test_without_center_and_scale(case):
+    shape = (4, 3, 2, 4)
+    layer = case.make(center=False, scale=False)
+    x = inputs(shape)
+    y = to_numpy(layer(x, training=True))
+    assert not {"gamma", "beta"} & {v.name for v in layer.variables}
+    unit = {"gamma": np.ones(4), "beta": np.zeros(4), **weights(layer)}
+    np.testing.assert_allclose(y, case.reference(x, unit, -1, None, True), rtol=2e-5, atol=2e-5)
+
+
+@every_running_case
+def test_not_trainable_is_inference(case):
+    shape = (4, 3, 2, 4)
+    layer = randomize(case.make(), shape)
+    layer.trainable = False
+    before, x = weights(layer), inputs(shape)
+    y = to_numpy(layer(x, training=True))
+    np.testing.assert_allclose(y, case.reference(x, before, -1, None, False), rtol=2e-5, atol=2e-5)
+    assert layer.trainable_variables == []
+    for name, value in weights(layer).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@every_case
+@pytest.mark.parametrize("mask_shape", [(4, 2), (3, 3), (4, 3, 4), ()], ids=str)
+def test_mask_that_does_not_fit(case, mask_shape):
+    with pytest.raises(ValueError, match=r"A mask must have the leading dimensions.*Received: mask.shape"):
+        case.make()(inputs((4, 3, 4)), mask=np.ones(mask_shape, bool))
+
+
+@every_case
+@pytest.mark.parametrize("axis, shape", [(0, (4, 4)), (2, (4, 4)), (-1, (4,)), (-3, (4, 4))])
+def test_axis_that_is_no_channel_axis(case, axis, shape):
+    with pytest.raises(ValueError, match="`axis` must be the channel axis"):
+        case.make(axis=axis).build(shape)
+
+
+def two_pass(x, axes):
+    """Centered values and reciprocal deviation in float32, after the best mean that float32 can hold."""
+    mean = np.mean(x, axes, keepdims=True, dtype="float64").astype("float32")
+    centered = x - mean
+    variance = np.mean(centered * centered, axes, keepdims=True)
+    return centered, np.float32(1) / np.sqrt(variance + np.float32(EPSILON))
+
+
+def two_pass_gradient(x, upstream, axes):
+    centered, rstd = two_pass(x, axes)
+    normalized = centered * rstd
+    along = np.mean(upstream * normalized, axes, keepdims=True)
+    return rstd * (upstream - np.mean(upstream, axes, keepdims=True) - normalized * along)
+
+
+POOLED_OVER = {"batch": (0, 1, 2), "instance": (1, 2), "sample": (1, 2, 3), "separate": (3,)}
+
+
+@pytest.mark.parametrize("name", [*POOLED_OVER, "adaptive", "adaptive-separate"])
+def test_large_offset_is_no_worse_than_twice_two_passes(name):
+    """Unit spread at an offset of 1e4 in float32. Without a shift, y and dx lose three digits."""
+    make = {
+        "batch": lambda **k: BatchNormalization(**k),
+        "instance": lambda **k: GroupNormalization(groups=-1, **k),
+        "sample": lambda **k: GroupNormalization(groups=1, **k),
+        "separate": lambda **k: GroupNormalization(groups=1, positions="separate", **k),
+        "adaptive": lambda **k: AdaptiveNormalization(**k),
+        "adaptive-separate": lambda **k: AdaptiveNormalization(positions="separate", **k),
+    }[name]
+    parts = {
+        "adaptive": [("batch", 0.5), ("sample", 0.5)],
+        "adaptive-separate": [("batch", 0.5), ("separate", 0.5)],
+    }.get(name, [(name, 1.0)])
+    rng = np.random.default_rng(1)
+    x = rng.normal(1e4, 1.0, (8, 8, 8, 16)).astype("float32")
+    upstream = rng.normal(size=x.shape).astype("float32")
+    exact = gradients(make(dtype="float64"), x.astype("float64"), upstream)[:2]
+    plain_y = sum(np.float32(w) * np.multiply(*two_pass(x, POOLED_OVER[part])) for part, w in parts)
+    plain_dx = sum(np.float32(w) * two_pass_gradient(x, upstream, POOLED_OVER[part]) for part, w in parts)
+    results = gradients(make(), x, upstream)[:2]
+    for actual, plain, true in zip(results, (plain_y, plain_dx), exact, strict=True):
+        error, allowed = np.max(np.abs(actual - true)), 2 * np.max(np.abs(plain - true))
+        print(f"{name}: error {error:.2e}, two passes {allowed / 2:.2e}")
+        assert error <= allowed
+
+
+def test_large_offset_at_inference_far_from_the_running_mean():
+    """The mixer's alternative has two passes' precision (bound: half an ulp of 1e4) before any training, too."""
+    x = np.random.default_rng(1).normal(1e4, 1.0, (8, 8, 8, 16)).astype("float32")
+    layer = AdaptiveNormalization()
+    layer.build(x.shape)
+    layer.gate_delta.assign(1e3)
+    expected = references.group_normalization(x, np.ones(16), np.zeros(16), EPSILON, 1)
+    assert np.max(np.abs(to_numpy(layer(x)) - expected)) <= 2.0**-11
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0), (1, 1, 1)], ids=["first", "middle"])
+def test_infinite_value_at_inference_touches_nothing_else(where):
+    layer = randomize(BatchNormalization(), (3, 2, 2, 4))
+    x = inputs((3, 2, 2, 4))
+    expected = to_numpy(layer(x))
+    x[where] = np.inf
+    others = np.isfinite(x)
+    np.testing.assert_array_equal(to_numpy(layer(x))[others], expected[others])

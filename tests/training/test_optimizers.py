@@ -1,0 +1,92 @@
+import keras
+import numpy as np
+import pytest
+
+from nrm_keras.layers import AdaptiveNormalization
+from nrm_keras.recipe.schema import Recipe
+from nrm_keras.training import optimizers
+
+
+def recipe(optimizer, schedule=None, **train):
+    return Recipe.model_validate(
+        {
+            "data": {"source": "digits"},
+            "model": {"type": "mlp"},
+            "norm": {"type": "adaptive"},
+            "optimizer": optimizer,
+            "train": train,
+        }
+        | ({"schedule": schedule} if schedule else {})
+    )
+
+
+def model():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), AdaptiveNormalization(), keras.layers.Dense(2)])
+
+
+def rates(schedule, epochs=4, steps=10, peak=0.5):
+    built = optimizers.build(recipe({"type": "sgd", "learning_rate": peak}, schedule, epochs=epochs), model(), steps)
+    out = []
+    for step in range(epochs * steps):
+        built.iterations.assign(step)
+        out.append(float(built.learning_rate))
+    return np.array(out)
+
+
+def test_constant_is_constant():
+    assert (rates(None) == 0.5).all()
+
+
+def test_warm_up_rises_linearly_to_the_peak_and_stays():
+    got = rates({"type": "constant", "warmup_epochs": 1})
+    np.testing.assert_allclose(got[:10], 0.05 * np.arange(1, 11), rtol=1e-6)
+    assert (got[10:] == 0.5).all()
+
+
+def test_cosine_with_warm_up_ends_at_its_final_share():
+    got = rates({"type": "cosine", "warmup_epochs": 1, "final": 0.1})
+    steps = np.arange(30)
+    np.testing.assert_allclose(got[10:], 0.05 + 0.45 * (1 + np.cos(np.pi * steps / 30)) / 2, rtol=1e-5)
+    assert got.argmax() in (9, 10)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_steps_fall_at_the_end_of_their_epochs(warmup):
+    got = rates({"type": "step", "epochs": (2, 3), "factor": 0.1, "warmup_epochs": warmup})
+    np.testing.assert_allclose(
+        got[10 * warmup :], [*[0.5] * (20 - 10 * warmup), *[0.05] * 10, *[0.005] * 10], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_weight_decay_is_decoupled_and_spares_gamma_beta_gates_and_biases(kind):
+    built = optimizers.build(recipe({"type": kind, "learning_rate": 0.1, "weight_decay": 0.5}), net := model(), 10)
+    before = {v.path: v.numpy() + 1 for v in net.trainable_variables}
+    for v in net.trainable_variables:
+        v.assign(before[v.path])
+    built.apply_gradients([(keras.ops.zeros(v.shape), v) for v in net.trainable_variables])
+    for v in net.trainable_variables:
+        factor = 1 - 0.1 * 0.5 if v.path.endswith("kernel") else 1.0
+        np.testing.assert_allclose(v.numpy(), before[v.path] * factor, rtol=1e-6, err_msg=v.path)
+    assert {len(v.shape) for v in net.trainable_variables} == {0, 1, 2}  # a gate, gammas and biases, kernels
+
+
+def test_clipping_bounds_the_global_norm():
+    net = model()
+    built = optimizers.build(recipe({"type": "sgd", "learning_rate": 1.0, "momentum": 0.0}, clip_norm=0.1), net, 10)
+    before = [v.numpy() for v in net.trainable_variables]
+    built.apply_gradients([(keras.ops.ones(v.shape) * 100, v) for v in net.trainable_variables])
+    moved = [v.numpy() - b for v, b in zip(net.trainable_variables, before, strict=True)]
+    assert np.sqrt(sum(np.square(m).sum() for m in moved)) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_schedules_survive_saving():
+    net = model()
+    net.compile(optimizers.build(recipe({"type": "sgd"}, {"type": "constant", "warmup_epochs": 1}), net, 10))
+    config = keras.optimizers.serialize(net.optimizer)
+    again = keras.optimizers.deserialize(config)
+    for step in (0, 5, 20):
+        net.optimizer.iterations.assign(step)
+        again.build(net.trainable_variables) if not again.built else None
+        again.iterations.assign(step)
+        assert float(again.learning_rate) == float(net.optimizer.learning_rate)

@@ -1,0 +1,181 @@
+"""Runs as a user starts them, from Python."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import nrm_keras
+from nrm_keras.errors import UserError
+from nrm_keras.runs import directory
+from nrm_keras.training import inference
+
+QUICK = {"train.epochs": 2, "model": {"type": "mlp", "units": [32]}, "data.limit": 400, "data.batch_size": 16}
+
+
+def quiet(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path_factory.mktemp("runs"), say=quiet)
+
+
+def test_a_run_leaves_what_the_design_lists(finished):
+    files = {str(path.relative_to(finished.path)) for path in finished.path.rglob("*") if path.is_file()}
+    assert {
+        "recipe.yaml",
+        "command.txt",
+        "environment.json",
+        "metrics.csv",
+        "summary.json",
+        "log.txt",
+        "report.html",
+        "checkpoints/model.keras",
+        "checkpoints/best.weights.h5",
+        "checkpoints/state.npz",
+    } <= files
+    assert list(finished.metrics["epoch"]) == [1, 2]
+    environment = json.loads((finished.path / "environment.json").read_text())
+    assert environment["run"] == {"recipe": "images/digits_adaptive", "smoke": False}
+    assert environment["data"]["origin"] == "scikit-learn"
+
+
+def test_the_test_split_is_scored_with_the_best_weights(finished):
+    summary = finished.summary
+    best = int(np.argmax(finished.metrics["val_accuracy"]))
+    assert summary["best_epoch"] == best + 1
+    assert summary["metrics"]["validation"]["accuracy"] == pytest.approx(finished.metrics["val_accuracy"][best])
+    assert inference.evaluate(finished.path) == pytest.approx(summary["metrics"]["test"])
+
+
+def test_load_gives_the_model_that_was_measured(finished):
+    model = nrm_keras.load(finished.path)
+    assert isinstance(model, keras.Model)
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    logits = model.predict(digits.images[..., None], verbose=0)
+    assert (logits.argmax(1) == digits.target).mean() > 0.7
+
+
+def test_evaluate_other_data_and_predict(finished, tmp_path):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    np.savez(tmp_path / "all.npz", x=digits.images, y=digits.target)
+    scores = inference.evaluate(finished.path, str(tmp_path / "all.npz"))
+    np.save(tmp_path / "all.npy", digits.images)
+    rows = inference.predict(finished.path, tmp_path / "all.npy")
+    right = np.mean([row["class"] == str(label) for row, label in zip(rows, digits.target, strict=True)])
+    assert scores["accuracy"] == pytest.approx(right)
+    assert all(abs(sum(v for k, v in row.items() if k.startswith("p(")) - 1) < 1e-5 for row in rows)
+    Image.fromarray(digits.images[7].astype("uint8")).save(tmp_path / "seven.png")
+    (row,) = inference.predict(finished.path, tmp_path / "seven.png")
+    assert row["probability"] == pytest.approx(rows[7]["probability"], rel=1e-4)
+    np.savez(tmp_path / "other.npz", x=np.zeros((4, 3)), y=np.zeros(4, int))
+    with pytest.raises(UserError, match=r"Received: \(3,\)"):
+        inference.evaluate(finished.path, str(tmp_path / "other.npz"))
+    with pytest.raises(UserError, match=r"Received: \(4, 3\)"):
+        np.save(tmp_path / "other.npy", np.zeros((4, 3)))
+        inference.predict(finished.path, tmp_path / "other.npy")
+
+
+def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(finished, tmp_path):
+    again = nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path, say=quiet)
+    other = nrm_keras.run("images/digits_adaptive", QUICK | {"train.seed": 1}, out=tmp_path, say=quiet)
+    drop = lambda metrics: {k: v for k, v in metrics.items() if k != "seconds"}
+    assert drop(again.metrics) == drop(finished.metrics) != drop(other.metrics)
+
+
+def test_two_runs_never_share_a_directory(tmp_path):
+    files = {directory.RECIPE: "a: 1\n"}
+    paths = {directory.create(tmp_path, "images/x", files) for _ in range(3)}
+    assert len(paths) == 3 and all((path / directory.RECIPE).is_file() for path in paths)
+    assert not list(tmp_path.glob("images/x/.*"))
+
+
+def test_a_finished_run_is_left_alone_and_changes_need_consent(tmp_path):
+    run = nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path, say=quiet)
+    said = []
+    nrm_keras.resume(run.path, say=said.append)
+    assert "nothing to resume" in said[0]
+    with pytest.raises(UserError, match=r"train.epochs: 2 -> 3\n.*--accept-changes"):
+        nrm_keras.resume(run.path, overrides={"train.epochs": 3}, say=quiet)
+    longer = nrm_keras.resume(run.path, overrides={"train.epochs": 3}, accept_changes=True, say=quiet)
+    assert list(longer.metrics["epoch"]) == [1, 2, 3] and longer.summary["epochs"] == 3
+
+
+def test_resuming_with_other_data_is_refused(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 2
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "data: {source: npz, path: data.npz}\nmodel: {type: mlp, units: [4]}\nnorm: {type: batch}\n"
+        "optimizer: {type: adam}\ntrain: {epochs: 1}\n"
+    )
+    run = nrm_keras.run(recipe, out=tmp_path, say=quiet)
+    (run.path / "summary.json").unlink()
+    np.savez(tmp_path / "data.npz", x=x + 1, y=y)
+    with pytest.raises(UserError, match="goes on with the data it began with"):
+        nrm_keras.resume(run.path, say=quiet)
+
+
+def test_init_from_copies_what_fits_and_freezes_normalizers(finished, tmp_path):
+    said = []
+    options = QUICK | {"train.init_from": str(finished.path), "train.freeze_normalizers": True, "train.epochs": 1}
+    tuned = nrm_keras.run("images/digits_adaptive", options, out=tmp_path, say=said.append)
+    assert any(line.startswith("Initialized") and "Left" not in line for line in said)
+    before, after = nrm_keras.load(finished.path), nrm_keras.load(tuned.path)
+    for a, b in zip(before.weights, after.weights, strict=True):
+        changed = not np.array_equal(a.numpy(), b.numpy())
+        assert changed == (not ("norm" in a.path or "standardize" in a.path)), a.path
+
+
+def test_class_weights_change_what_is_learned(tmp_path):
+    options = QUICK | {"train.class_weights": {"3": 30.0}, "train.epochs": 4}
+    run = nrm_keras.run("images/digits_adaptive", options, out=tmp_path, say=quiet)
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    answers = nrm_keras.load(run.path).predict(digits.images[..., None], verbose=0).argmax(1)
+    plain = nrm_keras.run("images/digits_adaptive", QUICK | {"train.epochs": 4}, out=tmp_path, say=quiet)
+    without = nrm_keras.load(plain.path).predict(digits.images[..., None], verbose=0).argmax(1)
+    assert (answers == 3).sum() > 1.1 * (without == 3).sum()
+    with pytest.raises(UserError, match="Received: three"):
+        nrm_keras.run(
+            "images/digits_adaptive", QUICK | {"train.class_weights": {"three": 3.0}}, out=tmp_path, say=quiet
+        )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_the_end_of_the_step_and_says_how_to_go_on(tmp_path, number):
+    command = [
+        sys.executable,
+        "-m",
+        "nrm_keras",
+        "run",
+        "images/digits_adaptive",
+        "train.epochs=500",
+        "model={type: mlp}",
+    ]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("**/metrics.csv")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    (recipe,) = tmp_path.glob("**/recipe.yaml")
+    assert f"run --resume {recipe.parent}" in output
+    assert "Traceback" not in errors
+    assert (recipe.parent / "checkpoints" / "state.npz").exists() and (recipe.parent / "report.html").exists()
