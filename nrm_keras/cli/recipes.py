@@ -55,8 +55,10 @@ def validate(arguments: argparse.Namespace) -> int:
 
 
 def _build(loaded) -> None:
-    from nrm_keras.training import train
+    from nrm_keras.training.startup import quiet_start
 
+    with quiet_start():
+        from nrm_keras.training import train
     train.check(loaded.recipe)
 
 

@@ -31,16 +31,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from nrm_keras.training import inference
+    from nrm_keras.training.startup import quiet_start
 
+    with quiet_start():
+        from nrm_keras.training import inference
     scores = inference.evaluate(Path(arguments.run), arguments.data, arguments.split)
     print_table(("metric", arguments.split or "test"), [(name, f"{value:.6f}") for name, value in scores.items()])
 
 
 def predict(arguments: argparse.Namespace) -> None:
     from nrm_keras.runs import directory
-    from nrm_keras.training import inference
+    from nrm_keras.training.startup import quiet_start
 
+    with quiet_start():
+        from nrm_keras.training import inference
     rows = inference.predict(Path(arguments.run), Path(arguments.input))
     if arguments.out:
         directory.write_text(Path(arguments.out), inference.to_csv(rows))

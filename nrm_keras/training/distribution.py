@@ -121,14 +121,20 @@ class EvenlyCounted(keras.losses.Loss):
 
 
 def build_before_fit(model: keras.Model, batch) -> None:
-    """Makes metrics and optimizer of a model under a strategy.
+    """Makes the variables of optimizer and metrics, which `fit` would make in its first step.
 
-    `fit` would do it from the mean of the replicas' first batches, and fails where they differ in size: after a resume
-    at a ragged last batch, and for a small validation set.
+    A step that makes variables is traced twice, and tracing takes seconds. Under a strategy `fit` would use the mean of
+    the replicas' first batches, and fail where they differ in size: at a ragged last batch, and for a small split.
     """
-    with model.distribute_strategy.scope():
+    model.optimizer.build(model.trainable_variables)
+    if model.distribute_strategy.num_replicas_in_sync > 1:
         model._symbolic_build(data_batch=batch)
-    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+        model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+    else:
+        y, outputs = batch[1], tf.zeros([len(batch[1]), *model.output_shape[1:]])
+        model.compute_loss(y=y, y_pred=outputs)
+        model.compute_metrics(None, y, outputs)
+    model.reset_metrics()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from nrm_keras.recipe.writing import difference
 from nrm_keras.report import page
 from nrm_keras.runs import directory, environment
 from nrm_keras.runs.run import Run
+from nrm_keras.training.startup import quiet_start
 
 PROGRAM = "python -m nrm_keras"
 
@@ -113,7 +114,8 @@ def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None]) -> Ru
             log.write(f"{line}\n")
             say(line)
 
-        from nrm_keras.training import train  # imports TensorFlow: everything cheap has been checked
+        with quiet_start():
+            from nrm_keras.training import train  # imports TensorFlow: everything cheap has been checked
 
         identity = directory.environment(path)["run"]
         directory.record(path, environment.collect())

@@ -165,7 +165,6 @@ def build_model(recipe, examples, steps_per_epoch: int, strategy=None) -> keras.
         if recipe.train.freeze_normalizers:
             freeze_normalizers(model)
         compile_model(model, recipe, optimizers.build(recipe, model, steps_per_epoch), strategy)
-    if strategy:
         # one element per replica: the first is a batch as each replica sees it
         distribution.build_before_fit(model, next(iter(training_batches(recipe, examples, replicas)(0))))
     return model

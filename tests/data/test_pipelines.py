@@ -75,11 +75,11 @@ def test_crop_shifts_and_flip_mirrors():
     split = Split(np.broadcast_to(image, (400, 16, 16, 1)).copy(), np.zeros(400, "int32"))
     padded = np.pad(image[..., 0], 2)
     crops = {(i, j): padded[i : i + 16, j : j + 16].tobytes() for i in range(5) for j in range(5)}
-    got = [x[..., 0] for x, _ in read(Batches(split, 400, seed=0, augment=("crop",))(0))][0]
+    got = next(x[..., 0] for x, _ in read(Batches(split, 400, seed=0, augment=("crop",))(0)))
     seen = {key for picture in got for key, value in crops.items() if value == np.ascontiguousarray(picture).tobytes()}
     assert seen == set(crops)  # every shift occurs, and nothing but shifts
     assert all(np.ascontiguousarray(picture).tobytes() in crops.values() for picture in got)
-    flips = [x for x, _ in read(Batches(split, 400, seed=0, augment=("flip",))(0))][0]
+    flips = next(x for x, _ in read(Batches(split, 400, seed=0, augment=("flip",))(0)))
     mirrored = (flips == image[:, ::-1]).all(axis=(1, 2, 3))
     assert ((flips == image).all(axis=(1, 2, 3)) | mirrored).all()
     assert 150 < mirrored.sum() < 250

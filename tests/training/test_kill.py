@@ -18,10 +18,10 @@ data: {source: digits, batch_size: 48, augment: [crop]}
 model: {type: mlp, units: [32, 16], dropout: 0.2}
 norm: {type: adaptive}
 optimizer: {type: adam, learning_rate: 1e-2}
-train: {epochs: 7, precision: mixed_float16, checkpoint_every: 4}
+train: {epochs: 12, precision: mixed_float16, checkpoint_every: 4}
 callbacks:
   - {type: reduce_lr_on_plateau, patience: 0, factor: 0.7, min_delta: 0.05}
-  - {type: early_stopping, patience: 1, min_delta: 0.03, restore_best_weights: true}
+  - {type: early_stopping, patience: 2, min_delta: 0.03, restore_best_weights: true}
 """
 
 
@@ -71,7 +71,6 @@ def test_killed_ten_times_and_resumed_bit_for_bit(tmp_path):
     recipe.write_text(RECIPE)
     reference = start(recipe, "--out", tmp_path / "whole")
     process = start(recipe, "--out", tmp_path / "killed")
-    finish(reference)
     wait_for(lambda: list((tmp_path / "killed").glob("**/log.txt")), process)
     run = only_run(tmp_path / "killed")
     state = run / "checkpoints" / "state.npz"
@@ -90,6 +89,7 @@ def test_killed_ten_times_and_resumed_bit_for_bit(tmp_path):
         killed_in.append(len(metrics.read_text().splitlines()) if metrics.exists() else 0)
         process = start("--resume", run)
     output = finish(process)
+    finish(reference)
     assert "Resuming at epoch" in output
     assert len(set(killed_in)) >= 4, f"the kills should hit several epochs: {killed_in}"
     rows, summary, weights, arrays = results(run)
