@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nrm_keras.cli.arguments import PROGRAM, add_verb
@@ -17,7 +18,10 @@ def list_data(arguments: argparse.Namespace) -> None:
 
 def prepare_data(arguments: argparse.Namespace) -> None:
     from nrm_keras.data import listing
+    from nrm_keras.training.startup import quiet_start
 
+    with quiet_start():
+        import tensorflow  # noqa: F401  which TFDS needs
     where = listing.prepare(arguments.name, arguments.source and Path(arguments.source), arguments.accept_checksum)
     print(f"{arguments.name} is ready: {where}")
 
@@ -30,7 +34,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     data = [examination.Row(name, where, what) for name, what, where in listing.rows()]
     sections = examination.doctor(arguments.timeout, more=[examination.Section("Data", data)])
-    Console(soft_wrap=True).print(examination.render(sections))
+    Console(width=None if sys.stdout.isatty() else 160).print(examination.render(sections))
     return 0 if examination.healthy(sections) else 1
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from nrm_keras.data import tfds
 from nrm_keras.errors import UserError
+from nrm_keras.recipe.problems import did_you_mean
 
 COLUMNS = ("name", "what", "where")
 
@@ -32,9 +32,10 @@ def prepare(name: str, archives: Path | None = None, accept_checksum: bool = Fal
     if name == "digits":
         return "scikit-learn brings it; nothing to prepare"
     if name not in tfds.SOURCES:
-        near = difflib.get_close_matches(name, tfds.SOURCES, 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UserError(f"data prepare takes one of {', '.join(['digits', *tfds.SOURCES])}. Received: {name}.{hint}")
+        known = ("digits", *tfds.SOURCES)
+        raise UserError(
+            f"data prepare takes one of {', '.join(known)}. Received: {name}.{did_you_mean(name, known)}"
+        )
     if archives is not None and not archives.exists():
         raise UserError(f"--from needs an archive or a folder. Received: {archives}, which does not exist.")
     if accept_checksum and archives is None:
@@ -42,6 +43,8 @@ def prepare(name: str, archives: Path | None = None, accept_checksum: bool = Fal
     source = tfds.SOURCES[name]
     if archives is None and (where := source.find()):
         return where
+    if archives is None:
+        return str(source.download([]))
     return str(tfds.prepare(source, archives, accept_checksum))
 
 

@@ -7,8 +7,10 @@ installed Debian package, a download.
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +60,16 @@ class _TfdsSource:
             tried.append(f"Debian package {cls.package}")
             if splits := cls._package_splits():
                 return cls._examples(data, splits, cls.classes, f"Debian package {cls.package}")
-        tried.append("a download through TFDS")
-        try:
-            prepare(cls)
-        except UserError as error:
-            raise UserError(cls._how_to_supply(tried, error)) from error
+        cls.download(tried)
         return cls._examples(data, *cls._tfds_splits(limit))
+
+    @classmethod
+    def download(cls, tried: list[str]) -> Path:
+        """Lets TFDS download the data; if that fails, says what was `tried` before it and what supplies the data."""
+        try:
+            return prepare(cls)
+        except UserError as error:
+            raise UserError(cls._how_to_supply([*tried, "a download through TFDS"], error)) from error
 
     @classmethod
     def _examples(cls, data, splits, classes, origin) -> Examples:
@@ -180,7 +186,9 @@ def prepare(source: type[_TfdsSource], archives: Path | None = None, accept_chec
             )
     import tensorflow_datasets as tfds
 
-    tfds.display_progress_bar(False)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its ten retries, a warning each
     builder = tfds.builder(source.name, data_dir=str(data_dir()))
     if accept_checksum:
         _register_checksums(builder, archives)

@@ -158,7 +158,7 @@ class ExactResume(keras.callbacks.Callback):
         """Writes the state as it is now; with `logs`, as at the end of the epoch before."""
         arrays = {}
         for group, variables in self._variables().items():
-            arrays |= {f"{group}/{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
+            arrays |= {name: part.numpy() for name, part in _parts(group, variables)}
         meta = {
             "epoch": self.epoch,
             "step": self.step,
@@ -212,9 +212,8 @@ class ExactResume(keras.callbacks.Callback):
             self.model.reset_metrics()
 
     def _assign(self, group: str, variables) -> None:
-        with self.model.distribute_strategy.scope():
-            for i, variable in enumerate(variables):
-                variable.assign(self._saved[1][f"{group}/{i}"])
+        for name, part in _parts(group, variables):
+            part.assign(self._saved[1][name])
 
     def _known_steps(self) -> int:
         elements = int(self._template.cardinality())
@@ -297,6 +296,15 @@ def _unpack(packed, arrays: dict):
     if kind == "dict":
         return {key: _unpack(item, arrays) for key, item in content.items()}
     return [_unpack(item, arrays) for item in content] if kind == "list" else content
+
+
+def _parts(group: str, variables):
+    """The TensorFlow variables and their names in the file. Under a strategy each replica has one of its own: metrics hold
+    what the replica has counted."""
+    for number, variable in enumerate(variables):
+        values = getattr(variable.value, "values", [variable.value])
+        for replica, part in enumerate(values):
+            yield f"{group}/{number}/{replica}", part
 
 
 def _describe(variables) -> list:
