@@ -82,9 +82,9 @@ class Batches:
         x, y = tf.gather(self._inputs, index), tf.gather(self._labels, index)
         if self._decode is not None:
             x = tf.map_fn(self._decode, x, fn_output_signature="float32")
-        x = tf.cast(x, "float32")
         for name in self.augment:
             x = _AUGMENT[name](x, self._uniform(name, epoch, step, count)[low:high])
+        x = tf.cast(x, "float32")  # last: bytes are a quarter to move
         return (x, y) if self._class_weights is None else (x, y, tf.gather(self._class_weights, y))
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -6,7 +6,9 @@ installed Debian package, a download.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import logging
 import os
 import shutil
@@ -194,7 +196,8 @@ def prepare(source: type[_TfdsSource], archives: Path | None = None, accept_chec
         _register_checksums(builder, archives)
     config = tfds.download.DownloadConfig(manual_dir=str(archives) if archives else None)
     try:
-        builder.download_and_prepare(download_config=config)
+        with contextlib.redirect_stdout(io.StringIO()):  # sizes it calls unknown; its progress bar is on stderr
+            builder.download_and_prepare(download_config=config)
     except Exception as error:  # TFDS raises whatever its HTTP client does
         shutil.rmtree(f"{builder.data_dir}.incomplete", ignore_errors=True)
         raise UserError(_why(error, source)) from error

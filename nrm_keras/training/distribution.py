@@ -56,17 +56,21 @@ class LazyDataset(tf.data.Dataset):
     Only what reads it in Python may be given it, such as `fit`: transformations see the first reading.
 
     Args:
-        dataset: gives the batches of one reading.
+        dataset: gives the batches of one reading; None where nothing will be read: `fit` also asks at the end of an epoch.
         template: a dataset with the same elements and the cardinality of a full epoch.
     """
 
-    def __init__(self, dataset: Callable[[], tf.data.Dataset], template: tf.data.Dataset):
+    def __init__(self, dataset: Callable[[], tf.data.Dataset | None], template: tf.data.Dataset):
         self._dataset = dataset
         self._template = template
         super().__init__(template._variant_tensor)
 
     def __iter__(self):
-        return iter(self._dataset())
+        dataset = self._dataset()
+        return iter(()) if dataset is None else self._read(dataset)
+
+    def _read(self, dataset: tf.data.Dataset):
+        return iter(dataset)
 
     def _inputs(self):
         return [self._template]
@@ -88,8 +92,8 @@ class PerReplica(LazyDataset, tf.distribute.DistributedDataset):
         self._strategy = strategy
         super().__init__(dataset, template)
 
-    def __iter__(self):
-        return iter(self._strategy.distribute_datasets_from_function(lambda context: self._dataset()))
+    def _read(self, dataset: tf.data.Dataset):
+        return iter(self._strategy.distribute_datasets_from_function(lambda context: dataset))
 
     def cardinality(self):
         return super().cardinality() // self._strategy.num_replicas_in_sync

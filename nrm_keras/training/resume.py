@@ -224,7 +224,9 @@ class ExactResume(keras.callbacks.Callback):
             )
         return elements // self._replicas
 
-    def _remaining(self) -> tf.data.Dataset:
+    def _remaining(self) -> tf.data.Dataset | None:
+        if self.step >= self.steps_per_epoch:
+            return None
         return self._dataset_at(self.epoch, self.step)
 
 
