@@ -33,9 +33,7 @@ def prepare(name: str, archives: Path | None = None, accept_checksum: bool = Fal
         return "scikit-learn brings it; nothing to prepare"
     if name not in tfds.SOURCES:
         known = ("digits", *tfds.SOURCES)
-        raise UserError(
-            f"data prepare takes one of {', '.join(known)}. Received: {name}.{did_you_mean(name, known)}"
-        )
+        raise UserError(f"data prepare takes one of {', '.join(known)}. Received: {name}.{did_you_mean(name, known)}")
     if archives is not None and not archives.exists():
         raise UserError(f"--from needs an archive or a folder. Received: {archives}, which does not exist.")
     if accept_checksum and archives is None:

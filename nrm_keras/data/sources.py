@@ -60,6 +60,14 @@ class Examples:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()
 
+    def repeated(self) -> dict[str, int]:
+        """How many examples of validation and test are in the training split too, value for value."""
+        seen = {row.tobytes() for row in self.train.inputs}
+        return {
+            name: sum(row.tobytes() in seen for row in split.inputs)
+            for name, split in (("validation", self.validation), ("test", self.test))
+        }
+
 
 def find(data) -> str | None:
     """Says where the data of a recipe's `data` section is on this machine, or None where it is not.

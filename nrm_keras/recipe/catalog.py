@@ -128,9 +128,12 @@ def copy(name: str, dest: str) -> Path:
 
 
 def label(path: str) -> str:
-    """How messages call a file: relative to the shell's directory where it is below it."""
+    """How messages call a file: relative to the shell's directory where it is below it; a shipped one from `recipes/` on."""
     relative = os.path.relpath(path)
-    return path if relative.startswith(os.pardir) else relative
+    if not relative.startswith(os.pardir):
+        return relative
+    absolute = Path(path)
+    return (Path("recipes") / absolute.relative_to(root())).as_posix() if absolute.is_relative_to(root()) else path
 
 
 def _all_names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable
@@ -52,6 +53,9 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
 
     examples = sources.load(recipe.data, limit=SMOKE_BATCH * SMOKE_STEPS * replicas if smoke else None)
     say(f"Data: {_sizes(examples)} examples, {len(examples.classes)} classes, from {examples.origin}.")
+    for split, count in examples.repeated().items():
+        if count:
+            say(f"Note: {count} of {len(getattr(examples, split)):,} {split} examples are in the training split too.")
     run_directory.record_data(path, examples.origin, examples.fingerprint())
     batches = training_batches(recipe, examples, replicas)
     validation = evaluation_data(examples, "validation", recipe.data.batch_size, strategy)
@@ -60,6 +64,10 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
     callbacks = recipe_callbacks(recipe)
     if keeps_best(recipe, validation):
         callbacks.append(_best_weights(recipe, path))
+    elif recipe.train.keep == "best":
+        say("Note: there is no validation split, so the weights of the last epoch are kept.")
+    if importlib.util.find_spec("tensorboard"):
+        callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False))
     metrics_log = MetricsLog(path / run_directory.METRICS)
     progress = ProgressLog(say, recipe.train.epochs, batches.steps_per_epoch)
     resume = ExactResume(

@@ -73,7 +73,15 @@ def test_resumes_at_a_ragged_last_batch(one_device, tmp_path):
 
 
 def test_more_replicas_than_the_batch_can_be_shared_by(tmp_path):
-    command = [sys.executable, "-m", "nrm_keras", "run", "images/digits_adaptive", "train.strategy=mirrored", "train.replicas=5"]
+    command = [
+        sys.executable,
+        "-m",
+        "nrm_keras",
+        "run",
+        "images/digits_adaptive",
+        "train.strategy=mirrored",
+        "train.replicas=5",
+    ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "64" in result.stderr and "5" in result.stderr and "Traceback" not in result.stderr
