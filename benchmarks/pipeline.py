@@ -8,6 +8,7 @@ of both and the ratio of neighbouring epochs: medians.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -39,13 +40,13 @@ def main():
     model = train.build_model(recipe, examples, batches.steps_per_epoch)
     x, y = (np.concatenate(column) for column in zip(*batches(0).as_numpy_iterator(), strict=True))
 
-    epoch = 0
+    epochs = itertools.count()
     kinds = {
         "memory": {"x": x, "y": y, "batch_size": recipe.data.batch_size},
-        "pipeline": {"x": LazyDataset(lambda: batches(epoch), batches(0))},
+        "pipeline": {"x": LazyDataset(lambda: batches(next(epochs)), batches(0))},
     }
     rates = {name: [] for name in kinds}
-    for epoch in range(arguments.rounds + 1):
+    for _ in range(arguments.rounds + 1):
         for name, data in kinds.items():
             began = time.perf_counter()
             model.fit(**data, shuffle=False, verbose=0)

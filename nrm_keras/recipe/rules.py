@@ -251,6 +251,17 @@ def _replicas(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("train")
+def _xla_fits(recipe: Recipe) -> Iterator[Problem]:
+    train = recipe.train
+    for cause, there in (
+        ("strategy: mirrored", train.strategy == "mirrored"),
+        ("deterministic: true", train.deterministic),
+    ):
+        if train.jit is True and there:
+            yield "train.jit", f"TensorFlow has no XLA with {cause}. Received: jit: true. Set train.jit: auto."
+
+
+@_reads("train")
 def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
     if recipe.train.freeze_normalizers and recipe.train.init_from is None:
         yield (

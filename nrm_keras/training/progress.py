@@ -11,6 +11,8 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nrm_keras.runs.directory import write_text
+
 
 class MetricsLog(keras.callbacks.Callback):
     """Appends one row an epoch to a CSV file, flushed at once; adds `learning_rate` and `seconds` to fit's logs.
@@ -43,18 +45,16 @@ class MetricsLog(keras.callbacks.Callback):
             file.flush()
             os.fsync(file.fileno())
 
-    @staticmethod
-    def forget_from(path: Path, epoch: int) -> None:
+    def forget_from(self, epoch: int) -> None:
         """Removes the rows of epochs that a resumed run will run again (`epoch` counts from 0), and a torn last line."""
-        if not path.exists():
+        if not self.path.exists():
             return
-        header, *rows = path.read_text("utf-8").splitlines(keepends=True)
+        header, *rows = self.path.read_text("utf-8").splitlines(keepends=True) or [""]
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= epoch]
-        partial = path.with_suffix(".partial")
-        partial.write_text(header + "".join(kept), "utf-8")
-        os.replace(partial, path)
-        if not kept:
-            path.unlink()  # the header may be torn too
+        if kept:
+            write_text(self.path, header + "".join(kept))
+        else:
+            self.path.unlink()  # the header may be torn too
 
 
 class ProgressLog(keras.callbacks.Callback):

@@ -122,7 +122,7 @@ class ExactResume(keras.callbacks.Callback):
             # fit has reset the metrics, and History its record, behind on_train_begin
             if self.step:  # between epochs they hold the validation's
                 self._assign("metric", self.model.metrics_variables)
-            self.model.history.epoch, self.model.history.history = self._saved[0]["history"]
+            self._restore_history()
             self._saved = None
         else:
             self.step = 0
@@ -151,6 +151,10 @@ class ExactResume(keras.callbacks.Callback):
         self.save(logs)
         if self._stop_requested:
             raise KeyboardInterrupt
+
+    def on_train_end(self, logs=None):
+        if self._saved:  # no epoch was left
+            self._restore_history()
 
     # Saving and restoring ----------------------------------------------------------------------------------------
 
@@ -202,6 +206,9 @@ class ExactResume(keras.callbacks.Callback):
             )
         for callback, (_, state) in zip(self._others, meta["callbacks"], strict=True):
             _set_state(callback, _unpack(state, arrays))
+
+    def _restore_history(self) -> None:
+        self.model.history.epoch, self.model.history.history = self._saved[0]["history"]
 
     def _build(self) -> None:
         """Makes the variables that Keras would make in the first step only."""

@@ -25,6 +25,8 @@ from nrm_keras.training.resume import ExactResume
 from nrm_keras.training.saved import save_model
 
 SMOKE_BATCH, SMOKE_STEPS = 8, 2
+SPLITS = ("train", "validation", "test")
+BEST = f"{run_directory.CHECKPOINTS}/best.weights.h5"
 
 
 def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = False) -> dict:
@@ -51,25 +53,18 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
     strategy = distribution.make_strategy(recipe.train)
     replicas = strategy.num_replicas_in_sync if strategy else 1
 
-    examples = sources.load(recipe.data, limit=SMOKE_BATCH * SMOKE_STEPS * replicas if smoke else None)
-    say(f"Data: {_sizes(examples)} examples, {len(examples.classes)} classes, from {examples.origin}.")
-    for split, count in examples.repeated().items():
-        if count:
-            say(f"Note: {count} of {len(getattr(examples, split)):,} {split} examples are in the training split too.")
-    run_directory.record_data(path, examples.origin, examples.fingerprint())
+    examples = load_examples(recipe, path, SMOKE_BATCH * SMOKE_STEPS * replicas if smoke else None, say)
     batches = training_batches(recipe, examples, replicas)
     validation = evaluation_data(examples, "validation", recipe.data.batch_size, strategy)
-
     model = build_model(recipe, examples, batches.steps_per_epoch, strategy)
-    callbacks = recipe_callbacks(recipe)
-    if keeps_best(recipe, validation):
-        callbacks.append(_best_weights(recipe, path))
-    elif recipe.train.keep == "best":
-        say("Note: there is no validation split, so the weights of the last epoch are kept.")
-    if importlib.util.find_spec("tensorboard"):
-        callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False))
+    say(
+        f"Model: {model.name}, {model.count_params():,} parameters, {recipe.norm.type} normalization, {_precision(model)}."
+    )
+
+    keep_best = recipe.train.keep == "best" and validation is not None
     metrics_log = MetricsLog(path / run_directory.METRICS)
     progress = ProgressLog(say, recipe.train.epochs, batches.steps_per_epoch)
+    callbacks = [*recipe_callbacks(recipe, path), *([_best_weights(recipe, path)] if keep_best else [])]
     resume = ExactResume(
         path / run_directory.CHECKPOINTS,
         recipe.train.checkpoint_every,
@@ -79,13 +74,10 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
     )
     if resume.resuming:
         say(f"Resuming at epoch {resume.epoch + 1}, step {resume.step + 1}.")
-        MetricsLog.forget_from(metrics_log.path, resume.epoch)
+        metrics_log.forget_from(resume.epoch)
         progress.first_step = resume.step
     elif recipe.train.init_from:
         initialize_from(model, recipe.train.init_from, say)
-    say(
-        f"Model: {model.name}, {model.count_params():,} parameters, {recipe.norm.type} normalization, {model.dtype_policy.name}."
-    )
 
     with stop_on_signal(resume.request_stop, say), progress:
         history = model.fit(
@@ -97,37 +89,33 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
             shuffle=False,  # the batches come in the order they are meant to
             verbose=0,
         )
+    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
-    steps = int(
-        keras.ops.convert_to_numpy(model.optimizer.iterations)
-    )  # before the best weights, which bring their own
-    best = _best_epoch(recipe, history.history)
-    if keeps_best(recipe, validation) and best is not None:
-        model.load_weights(path / _BEST)
+    best = best_epoch(recipe, history.history) if keep_best else None
+    if best is not None:
+        model.load_weights(path / BEST)
     scores = {
-        split: _evaluate(model, examples, split, recipe.data.batch_size, strategy)
+        split: model.evaluate(data, return_dict=True, verbose=0)
         for split in ("validation", "test")
-        if len(getattr(examples, split))
+        if (data := evaluation_data(examples, split, recipe.data.batch_size, strategy)) is not None
     }
     if strategy:  # what is saved needs no strategy
         compile_model(model, recipe, model.optimizer)
     save_model(model, path / run_directory.MODEL)
-    epochs = len(history.epoch)
-    kept = best if recipe.train.keep == "best" and best is not None else epochs - 1
     return {
-        "status": "finished" if epochs >= recipe.train.epochs else "stopped early",
+        "status": "finished" if len(history.epoch) >= recipe.train.epochs else "stopped early",
         "seed": recipe.train.seed,
         "smoke": smoke,
-        "precision": model.dtype_policy.name,
+        "precision": _precision(model),
         "replicas": replicas,
-        "epochs": epochs,
+        "epochs": len(history.epoch),
         "steps": steps,
         "keep": recipe.train.keep,
         "monitor": recipe.train.monitor,
         "best_epoch": None if best is None else best + 1,
-        "metrics": {"train": _at(history.history, kept), **scores},
+        "metrics": {"train": _training_scores(history.history, -1 if best is None else best), **scores},
         "parameters": model.count_params(),
-        "examples": {split: len(getattr(examples, split)) for split in _SPLITS},
+        "examples": {split: len(getattr(examples, split)) for split in SPLITS},
         "classes": list(examples.classes),
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -141,14 +129,9 @@ def check(recipe) -> None:
     """
     recipe = shrink(recipe).model_copy(update={"model": recipe.model})
     keras.utils.set_random_seed(recipe.train.seed)
-    recipe_callbacks(recipe)
     examples = sources.load(recipe.data, limit=recipe.data.batch_size)
     model = build_model(recipe, examples, steps_per_epoch=1)
     model.train_on_batch(*next(iter(training_batches(recipe, examples)(0))))
-
-
-_SPLITS = ("train", "validation", "test")
-_BEST = f"{run_directory.CHECKPOINTS}/best.weights.h5"
 
 
 def shrink(recipe):
@@ -161,6 +144,20 @@ def shrink(recipe):
             "train": recipe.train.model_copy(update={"epochs": 1, "jit": False}),
         }
     )
+
+
+def load_examples(recipe, path: Path, limit: int | None, say: Callable[[str], None]) -> sources.Examples:
+    """The recipe's data; what is remarkable about it is said, and the run directory remembers which it was."""
+    examples = sources.load(recipe.data, limit)
+    sizes = " + ".join(f"{len(getattr(examples, split)):,} {split}" for split in SPLITS)
+    say(f"Data: {sizes} examples, {len(examples.classes)} classes, from {examples.origin}.")
+    for split, count in examples.repeated().items():
+        if count:
+            say(f"Note: {count} of {len(getattr(examples, split)):,} {split} examples are in the training split too.")
+    if recipe.train.keep == "best" and not len(examples.validation):
+        say("Note: there is no validation split, so the weights of the last epoch are kept.")
+    run_directory.record_data(path, examples.origin, examples.fingerprint())
+    return examples
 
 
 def build_model(recipe, examples, steps_per_epoch: int, strategy=None) -> keras.Model:
@@ -211,16 +208,24 @@ def evaluation_data(examples, split: str, batch_size: int, strategy=None):
     return distribution.PerReplica(strategy, lambda: batches(0), batches(0)) if strategy else batches(0)
 
 
-def recipe_callbacks(recipe) -> list[keras.callbacks.Callback]:
-    """The callbacks that the recipe lists."""
-    return [
+def recipe_callbacks(recipe, path: Path) -> list[keras.callbacks.Callback]:
+    """The callbacks that the recipe lists, and TensorBoard's where that is installed."""
+    callbacks = [
         (_CALLBACKS.get(section.type) or registry.get("callback", section.type))(**section.model_dump(exclude={"type"}))
         for section in recipe.callbacks
     ]
+    if importlib.util.find_spec("tensorboard"):
+        callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False))
+    return callbacks
 
 
-def keeps_best(recipe, validation) -> bool:
-    return recipe.train.keep == "best" and validation is not None
+def best_epoch(recipe, history: dict[str, list[float]]) -> int | None:
+    """The epoch (from 0) whose weights `_best_weights` kept: the first of the best; None if none was finite."""
+    values = history.get(recipe.train.monitor, [])
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    return values.index(min(finite) if _mode(recipe) == "min" else max(finite))
 
 
 _CALLBACKS = {
@@ -255,7 +260,7 @@ def _class_weights(recipe, examples) -> np.ndarray | None:
 
 def _best_weights(recipe, path: Path) -> keras.callbacks.ModelCheckpoint:
     return keras.callbacks.ModelCheckpoint(
-        path / _BEST, monitor=recipe.train.monitor, mode=_mode(recipe), save_best_only=True, save_weights_only=True
+        path / BEST, monitor=recipe.train.monitor, mode=_mode(recipe), save_best_only=True, save_weights_only=True
     )
 
 
@@ -263,30 +268,13 @@ def _mode(recipe) -> str:
     return "min" if recipe.train.monitor.endswith(("loss", "error")) else "max"
 
 
-def _best_epoch(recipe, history: dict) -> int | None:
-    """The epoch (from 0) whose weights ModelCheckpoint kept: the first of the best."""
-    values = [v for v in history.get(recipe.train.monitor, [])]
-    finite = [v for v in values if math.isfinite(v)]
-    if not finite:
-        return None
-    return values.index(min(finite) if _mode(recipe) == "min" else max(finite))
-
-
-def _at(history: dict, epoch: int) -> dict:
+def _training_scores(history: dict[str, list[float]], epoch: int) -> dict[str, float]:
     return {
         name: values[epoch]
         for name, values in history.items()
-        if not name.startswith("val_") and name in _shown(history)
+        if not name.startswith("val_") and name != "learning_rate"
     }
 
 
-def _shown(history: dict) -> set[str]:
-    return {name for name in history if name not in {"learning_rate", "seconds"}}
-
-
-def _evaluate(model, examples, split: str, batch_size: int, strategy) -> dict:
-    return model.evaluate(evaluation_data(examples, split, batch_size, strategy), return_dict=True, verbose=0)
-
-
-def _sizes(examples) -> str:
-    return " + ".join(f"{len(getattr(examples, split)):,} {split}" for split in _SPLITS)
+def _precision(model: keras.Model) -> str:
+    return model.dtype_policy.name

@@ -85,6 +85,8 @@ def problems_of(write, text):
         ("schedule: {type: cosine}\ncallbacks: [{type: reduce_lr_on_plateau}]", "callbacks.0: reduce_lr_on_plateau needs schedule: {type: constant} without warm-up"),
         ("schedule: {type: constant, warmup_epochs: 1}\ncallbacks: [{type: reduce_lr_on_plateau}]", "Received: schedule constant, warm-up 1."),
         ("train: {replicas: 2}", "train.replicas: replicas need strategy: mirrored. Received: replicas 2 with strategy: none."),
+        ("train: {jit: true, strategy: mirrored}", "train.jit: TensorFlow has no XLA with strategy: mirrored. Received: jit: true."),
+        ("train: {jit: true, deterministic: true}", "train.jit: TensorFlow has no XLA with deterministic: true. Received: jit: true."),
         ("train: {replicas: 3, strategy: mirrored}", "data.batch_size: batch_size is over all replicas together and must be a multiple of train.replicas, 3. Received: 32. Use 30."),
         ("train: {freeze_normalizers: true}", "train.freeze_normalizers: frozen normalizers keep what init_from brought."),
         ("data: {source: digits, validation: 0.5, test: 0.5}", "data.validation: validation and test are shares of all digits"),

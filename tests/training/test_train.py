@@ -113,6 +113,16 @@ def test_a_finished_run_is_left_alone_and_changes_need_consent(tmp_path):
     assert list(longer.metrics["epoch"]) == [1, 2, 3] and longer.summary["epochs"] == 3
 
 
+def test_a_run_killed_while_it_was_being_measured_ends_the_same(finished, tmp_path):
+    run = nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path, say=quiet)
+    expected = {k: v for k, v in run.summary.items() if k != "seconds"}
+    for file in ("summary.json", "checkpoints/model.keras", "report.html"):
+        (run.path / file).unlink()
+    again = nrm_keras.resume(run.path, say=quiet)
+    assert {k: v for k, v in again.summary.items() if k != "seconds"} == expected
+    assert list(again.metrics["epoch"]) == [1, 2]
+
+
 def test_resuming_with_other_data_is_refused(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 2
     np.savez(tmp_path / "data.npz", x=x, y=y)
