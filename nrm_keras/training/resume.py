@@ -67,7 +67,7 @@ class ExactResume(keras.callbacks.Callback):
             raise ValueError(f"every must be a positive number of steps, or None. Received: every={every}")
         self.directory = Path(directory)
         self.every = every
-        self.epoch, self.step = 0, 0
+        self.epoch, self.step, self._first_step = 0, 0, 0
         self._others = list(callbacks)
         self._strategy = strategy
         self._dataset_at = dataset_at
@@ -125,8 +125,8 @@ class ExactResume(keras.callbacks.Callback):
             self._restore_history()
             self._saved = None
         else:
-            self.step = 0
-            self.epoch = epoch
+            self.epoch, self.step = epoch, 0
+        self._first_step = self.step
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.step >= self.steps_per_epoch:
@@ -137,10 +137,10 @@ class ExactResume(keras.callbacks.Callback):
             raise tf.errors.OutOfRangeError(None, None, "end of a resumed epoch")
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
+        before, self.step = self.step, self._first_step + batch + 1  # several at once with steps_per_execution
         if self.step >= self.steps_per_epoch:
             return  # the epoch isn't over before its validation
-        if self._stop_requested or (self.every and self.step % self.every == 0):
+        if self._stop_requested or (self.every and self.step // self.every > before // self.every):
             self.save()
         if self._stop_requested:
             raise KeyboardInterrupt

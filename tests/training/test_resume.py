@@ -17,7 +17,7 @@ def batches(epoch, step):
     return tf.data.Dataset.from_tensor_slices((X[order], Y[order])).batch(16).skip(step)
 
 
-def make_model(policy="float32"):
+def make_model(policy="float32", steps_per_execution=1):
     keras.utils.set_random_seed(1)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -31,7 +31,10 @@ def make_model(policy="float32"):
         ]
     )
     model.compile(
-        keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+        keras.optimizers.Adam(0.05),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=steps_per_execution,
     )
     keras.config.set_dtype_policy(before)
     return model
@@ -50,8 +53,8 @@ class StopAt(keras.callbacks.Callback):
             raise RuntimeError("crash")
 
 
-def fit(directory, crash_after=None, epochs=6, every=2, policy="float32", patience=2):
-    model = make_model(policy)
+def fit(directory, crash_after=None, epochs=6, every=2, policy="float32", patience=2, steps_per_execution=1):
+    model = make_model(policy, steps_per_execution)
     others = [
         keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=0, min_delta=0.3),
         keras.callbacks.EarlyStopping("val_loss", patience=patience, min_delta=0.02, restore_best_weights=True),
@@ -76,11 +79,17 @@ def state(model):
 
 
 @pytest.mark.parametrize(
-    "policy,patience,every",
-    [("float32", 1, 2), ("float32", 99, None), ("mixed_float16", 99, 1), ("mixed_bfloat16", 99, 2)],
+    "policy,patience,every,steps_per_execution",
+    [
+        ("float32", 1, 2, 1),
+        ("float32", 99, None, 1),
+        ("float32", 99, 2, 2),
+        ("mixed_float16", 99, 1, 1),
+        ("mixed_bfloat16", 99, 2, 1),
+    ],
 )
-def test_resumes_bit_for_bit_after_every_crash(tmp_path, policy, patience, every):
-    options = {"policy": policy, "patience": patience, "every": every}
+def test_resumes_bit_for_bit_after_every_crash(tmp_path, policy, patience, every, steps_per_execution):
+    options = {"policy": policy, "patience": patience, "every": every, "steps_per_execution": steps_per_execution}
     expected, history, callbacks = fit(tmp_path / "whole", **options)
     assert len(set(history.history["learning_rate"])) > 1  # ReduceLROnPlateau did something
     assert (callbacks[1].stopped_epoch > 0) == (patience == 1)
