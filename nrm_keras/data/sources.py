@@ -78,6 +78,17 @@ def find(data) -> str | None:
     return source.find(data) if hasattr(source, "find") else "registered"
 
 
+def require(data) -> None:
+    """Checks what can be checked before anything is made or loaded: that a user's own file is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if data.source in ("npz", "folder") and find(data) is None:
+        what = "an .npz file" if data.source == "npz" else "a folder of images"
+        raise UserError(f"data.path: the source {data.source} needs {what}. Received: {data.path}, which is none.")
+
+
 def load(data, limit: int | None = None) -> Examples:
     """Loads the data of a recipe's `data` section; with `limit`, at most so many examples of each split.
 

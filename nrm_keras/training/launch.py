@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from nrm_keras.data import sources
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
 from nrm_keras.recipe.lints import lints
@@ -53,6 +54,7 @@ def run(
     """
     loaded = loading.load(recipe, overrides, allow_imports=allow_imports)
     loading.import_modules(loaded)
+    sources.require(loaded.recipe.data)
     for warning in lints(loaded):
         say(warning)
     files = {

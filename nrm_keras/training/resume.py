@@ -212,11 +212,11 @@ class ExactResume(keras.callbacks.Callback):
 
     def _build(self) -> None:
         """Makes the variables that Keras would make in the first step only."""
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
         if not self._strategy:  # under a strategy fit does this itself
             self.model._symbolic_build(data_batch=next(iter(self._template)))
             self.model.reset_metrics()
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
 
     def _assign(self, group: str, variables) -> None:
         for name, part in _parts(group, variables):

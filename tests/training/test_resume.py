@@ -109,6 +109,35 @@ def test_an_ended_training_stays_ended(tmp_path):
     assert state(again)[: len(again.variables)] == state(expected)[: len(expected.variables)]
 
 
+class Subclassed(keras.Model):
+    """Has no variables before it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = keras.layers.Dense(8, activation="relu")
+        self.noise = keras.layers.GaussianNoise(0.1)
+        self.out = keras.layers.Dense(2)
+
+    def call(self, x, training=False):
+        return self.out(self.noise(self.hidden(x), training=training))
+
+
+def test_a_subclassed_model_resumes_bit_for_bit(tmp_path):
+    def run(directory, epochs):
+        keras.utils.set_random_seed(0)
+        model = Subclassed()
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        resume = ExactResume(directory, dataset_at=batches)
+        start = resume.initial_epoch
+        model.fit(
+            resume.dataset, epochs=epochs, initial_epoch=start, callbacks=resume.callbacks, shuffle=False, verbose=0
+        )
+        return state(model)
+
+    run(tmp_path / "parts", 2)
+    assert run(tmp_path / "parts", 4) == run(tmp_path / "whole", 4)
+
+
 def test_stop_request_saves_and_stops_at_the_end_of_the_step(tmp_path):
     model = make_model()
     resume = ExactResume(tmp_path, dataset_at=batches)

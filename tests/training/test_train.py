@@ -123,6 +123,13 @@ def test_a_run_killed_while_it_was_being_measured_ends_the_same(finished, tmp_pa
     assert list(again.metrics["epoch"]) == [1, 2]
 
 
+def test_a_missing_file_is_noticed_before_anything_is_made(tmp_path):
+    data = {"data": {"source": "npz", "path": str(tmp_path / "none.npz")}}
+    with pytest.raises(UserError, match="none.npz, which is none"):
+        nrm_keras.run("images/digits_adaptive", data, out=tmp_path / "runs", say=quiet)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_resuming_with_other_data_is_refused(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(100, 4)), np.arange(100) % 2
     np.savez(tmp_path / "data.npz", x=x, y=y)
