@@ -145,6 +145,9 @@ class ExactResume(keras.callbacks.Callback):
         if self._stop_requested:
             raise KeyboardInterrupt
 
+    def on_test_begin(self, logs=None):
+        self._quiet.close()
+
     def on_epoch_end(self, epoch, logs=None):
         self._quiet.close()
         self.epoch, self.step = epoch + 1, 0
@@ -240,19 +243,19 @@ class ExactResume(keras.callbacks.Callback):
 def skip_forward(dataset: tf.data.Dataset) -> Callable[[int, int], tf.data.Dataset]:
     """`dataset_at` for a dataset that can only be read from its start: batches up to the step are read and dropped.
 
-    That costs the time to produce them once more, and says so. The resume is exact only where the dataset gives the same
-    batches in the same order each time it is read: shuffle with a seed and `reshuffle_each_iteration=False`.
+    That costs the time to produce them once more; a resume in the middle of an epoch warns how long that is, from the speed
+    of the first few. The resume is exact only where the dataset gives the same batches in the same order each time it is
+    read: shuffle with a seed and `reshuffle_each_iteration=False`.
     """
 
     def dataset_at(epoch: int, step: int) -> tf.data.Dataset:
         if step:
+            few = min(step, 20)
             began = time.monotonic()
-            for _ in dataset.take(step):
+            for _ in dataset.take(few):
                 pass
-            seconds = time.monotonic() - began
-            warnings.warn(
-                f"skip_forward reads {step} batches twice to get to step {step}: {seconds:.1f} s.", stacklevel=2
-            )
+            seconds = (time.monotonic() - began) * step / few
+            warnings.warn(f"skip_forward reads and drops {step} batches, about {seconds:.1f} s.", stacklevel=2)
         return dataset.skip(step)
 
     return dataset_at

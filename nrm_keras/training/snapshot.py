@@ -26,7 +26,7 @@ def write(directory: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
     # as bytes: NumPy's format has no name for bfloat16
     layout = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
     content = {name: np.frombuffer(array.tobytes(), "uint8") for name, array in arrays.items()}
-    text = json.dumps({"meta": meta, "layout": layout})
+    text = json.dumps({"meta": meta, "layout": layout}, default=float)  # NumPy's numbers, which callbacks may log
     with open(directory / PARTIAL, "wb") as file:
         np.savez(file, **content, json=np.frombuffer(text.encode(), "uint8"))
         file.flush()

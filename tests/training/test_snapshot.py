@@ -20,7 +20,7 @@ def say_nothing(text):
 
 def test_round_trip_keeps_bits_dtypes_and_shapes(tmp_path):
     assert snapshot.read(tmp_path, say_nothing) is None
-    snapshot.write(tmp_path / "new", {"epoch": 3, "loss": float("inf")}, ARRAYS)
+    snapshot.write(tmp_path / "new", {"epoch": np.int64(3), "loss": np.float32("inf")}, ARRAYS)
     meta, arrays = snapshot.read(tmp_path / "new", say_nothing)
     assert meta == {"epoch": 3, "loss": float("inf")}
     assert list(arrays) == list(ARRAYS)
