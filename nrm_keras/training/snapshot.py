@@ -68,8 +68,8 @@ def read(directory: Path, say=print) -> tuple[dict, dict[str, np.ndarray]] | Non
 def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     import ml_dtypes  # noqa: F401  makes np.dtype("bfloat16") known
 
-    # zip keeps a checksum of every member, and reading checks it
-    with np.load(path, allow_pickle=False) as file:
+    # zip keeps a checksum of every member, and reading checks it; of a damaged file NumPy would leave the handle open
+    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
         text = json.loads(file["json"].tobytes())
         arrays = {
             name: np.frombuffer(file[name].tobytes(), np.dtype(dtype)).reshape(shape)

@@ -145,7 +145,7 @@ def test_stop_request_saves_and_stops_at_the_end_of_the_step(tmp_path):
         on_train_batch_begin=lambda batch, logs: batch == 2 and resume.request_stop()
     )
     with pytest.raises(KeyboardInterrupt):
-        model.fit(resume.dataset, epochs=3, callbacks=[request, *resume.callbacks], verbose=0)
+        model.fit(resume.dataset, epochs=3, callbacks=[request, *resume.callbacks], shuffle=False, verbose=0)
     later = ExactResume(tmp_path, dataset_at=batches)
     assert (later.epoch, later.step, later.resuming) == (0, 3, True)
 
@@ -172,11 +172,25 @@ def test_another_model_or_other_callbacks_are_refused(tmp_path):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     resume = ExactResume(tmp_path, dataset_at=batches)
     with pytest.raises(UserError, match="another model"):
-        model.fit(resume.dataset, epochs=2, initial_epoch=resume.initial_epoch, callbacks=resume.callbacks, verbose=0)
+        model.fit(
+            resume.dataset,
+            epochs=2,
+            initial_epoch=resume.initial_epoch,
+            callbacks=resume.callbacks,
+            shuffle=False,
+            verbose=0,
+        )
     model = make_model()
     resume = ExactResume(tmp_path, dataset_at=batches)
     with pytest.raises(UserError, match="EarlyStopping"):
-        model.fit(resume.dataset, epochs=2, initial_epoch=resume.initial_epoch, callbacks=resume.callbacks, verbose=0)
+        model.fit(
+            resume.dataset,
+            epochs=2,
+            initial_epoch=resume.initial_epoch,
+            callbacks=resume.callbacks,
+            shuffle=False,
+            verbose=0,
+        )
 
 
 def test_forgetting_initial_epoch_is_an_error(tmp_path):
@@ -185,4 +199,4 @@ def test_forgetting_initial_epoch_is_an_error(tmp_path):
     others = [keras.callbacks.ReduceLROnPlateau(), keras.callbacks.EarlyStopping()]
     resume = ExactResume(tmp_path, dataset_at=batches, callbacks=others)
     with pytest.raises(ValueError, match="initial_epoch=resume.initial_epoch"):
-        model.fit(resume.dataset, epochs=4, callbacks=resume.callbacks, verbose=0)
+        model.fit(resume.dataset, epochs=4, callbacks=resume.callbacks, shuffle=False, verbose=0)
