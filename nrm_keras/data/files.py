@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrm_keras.data.sources import Examples, Split, holdout
+from nrm_keras.data.examples import Examples, Split, holdout
 from nrm_keras.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif"}
@@ -66,7 +66,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: the source npz needs a NumPy archive of plain arrays, as np.savez writes it. Received: {error}."
         ) from error

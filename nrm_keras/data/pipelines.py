@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from nrm_keras.data.sources import Split
+from nrm_keras.data.examples import Split
 from nrm_keras.errors import UserError
 
 

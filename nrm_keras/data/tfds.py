@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrm_keras.data.sources import Examples, Split, holdout
+from nrm_keras.data.examples import Examples, Split, holdout
 from nrm_keras.errors import UserError
 
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from nrm_keras.data import files, sources
+from nrm_keras.data.examples import Split
 from nrm_keras.data.pipelines import Batches
-from nrm_keras.data.sources import Split
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 import time
 import warnings
@@ -11,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from nrm_keras.errors import UserError
 from nrm_keras.training import snapshot
+from nrm_keras.training.callback_state import pack, set_state, state_of, unpack
 from nrm_keras.training.distribution import LazyDataset, PerReplica
 
 
@@ -172,7 +171,7 @@ class ExactResume(keras.callbacks.Callback):
             "stopped": bool(self.step == 0 and self.model.stop_training),
             "names": {group: _describe(variables) for group, variables in self._variables().items()},
             "callbacks": [
-                [type(c).__name__, _pack(_state(c), f"callback/{i}", arrays)] for i, c in enumerate(self._others)
+                [type(c).__name__, pack(state_of(c), f"callback/{i}", arrays)] for i, c in enumerate(self._others)
             ],
             "history": self._history(logs),
         }
@@ -208,7 +207,7 @@ class ExactResume(keras.callbacks.Callback):
                 f"Received: {[type(c).__name__ for c in self._others]}; saved: {[name for name, _ in meta['callbacks']]}."
             )
         for callback, (_, state) in zip(self._others, meta["callbacks"], strict=True):
-            _set_state(callback, _unpack(state, arrays))
+            set_state(callback, unpack(state, arrays))
 
     def _restore_history(self) -> None:
         self.model.history.epoch, self.model.history.history = self._saved[0]["history"]
@@ -259,55 +258,6 @@ def skip_forward(dataset: tf.data.Dataset) -> Callable[[int, int], tf.data.Datas
         return dataset.skip(step)
 
     return dataset_at
-
-
-# What a callback remembers ---------------------------------------------------------------------------------------
-
-
-def _state(callback) -> dict:
-    """Everything in the callback that is plain data, but not what `fit` sets itself."""
-    if hasattr(callback, "get_state"):
-        return callback.get_state()
-    # constructor arguments are settings, not state: an accepted change of patience must last, and Keras turns the sign of
-    # min_delta on its first use
-    settings = {*inspect.signature(type(callback)).parameters, "params", "_params", "_model"}
-    return {name: value for name, value in vars(callback).items() if name not in settings and _is_plain(value)}
-
-
-def _set_state(callback, state: dict) -> None:
-    if hasattr(callback, "set_state"):
-        callback.set_state(state)
-    else:
-        vars(callback).update(state)
-
-
-def _is_plain(value) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(k, str) for k in value) and all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic))
-
-
-def _pack(value, name: str, arrays: dict):
-    """JSON for `value`; arrays go into `arrays` and leave their name behind."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        arrays[name] = np.asarray(value)
-        return {"array": name}
-    if isinstance(value, dict):
-        return {"dict": {key: _pack(item, f"{name}/{key}", arrays) for key, item in value.items()}}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_pack(item, f"{name}/{i}", arrays) for i, item in enumerate(value)]}
-    return {"value": value}
-
-
-def _unpack(packed, arrays: dict):
-    ((kind, content),) = packed.items()
-    if kind == "array":
-        return arrays[content].copy()
-    if kind == "dict":
-        return {key: _unpack(item, arrays) for key, item in content.items()}
-    return [_unpack(item, arrays) for item in content] if kind == "list" else content
 
 
 def _parts(group: str, variables):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from nrm_keras.data.examples import Split
 from nrm_keras.data.pipelines import Batches, standardization
-from nrm_keras.data.sources import Split
 from nrm_keras.errors import UserError
 
 

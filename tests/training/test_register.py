@@ -10,7 +10,7 @@ import nrm_keras
 MODULE = """
 import keras, numpy as np
 import nrm_keras
-from nrm_keras.data.sources import Examples, Split
+from nrm_keras.data.examples import Examples, Split
 
 
 @nrm_keras.register("norm", "own_norm")
