@@ -24,12 +24,6 @@ class MetricsLog(keras.callbacks.Callback):
         super().__init__()
         self.path = path
 
-    def get_state(self) -> dict:
-        return {}  # the file is the state
-
-    def set_state(self, state: dict) -> None:
-        pass
-
     def on_epoch_begin(self, epoch, logs=None):
         self._began = time.monotonic()
 
@@ -77,12 +71,6 @@ class ProgressLog(keras.callbacks.Callback):
         self._console = console or Console()
         self._bar = None
         self._shown = 0.0
-
-    def get_state(self) -> dict:
-        return {}  # nothing here outlives the process
-
-    def set_state(self, state: dict) -> None:
-        pass
 
     def __enter__(self):
         return self

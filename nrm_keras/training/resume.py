@@ -30,7 +30,8 @@ class ExactResume(keras.callbacks.Callback):
         every: steps between saves; None saves at each epoch's end only.
         dataset_at: `dataset_at(epoch, step)`, given ints, returns a `tf.data.Dataset` of the epoch's batches from `step`
             on, the same ones each time. `skip_forward` makes one from a dataset that can only be read from its start.
-        callbacks: the other callbacks of `fit`, whose state (best value, best weights, patience ...) is saved too.
+        callbacks: the other callbacks of `fit` whose state (best value, best weights, patience ...) is saved too: their plain
+            attributes, or what their `get_state()` returns and their `set_state(state)` takes.
         strategy: the `tf.distribute.Strategy`, where `dataset_at` yields one element per replica in turn.
 
     Raises:

@@ -64,12 +64,12 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
     keep_best = recipe.train.keep == "best" and validation is not None
     metrics_log = MetricsLog(path / run_directory.METRICS)
     progress = ProgressLog(say, recipe.train.epochs, batches.steps_per_epoch)
-    callbacks = [*recipe_callbacks(recipe, path), *([_best_weights(recipe, path)] if keep_best else [])]
+    callbacks = [*recipe_callbacks(recipe), *([_best_weights(recipe, path)] if keep_best else [])]
     resume = ExactResume(
         path / run_directory.CHECKPOINTS,
         recipe.train.checkpoint_every,
         dataset_at=batches,
-        callbacks=[*callbacks, metrics_log, progress],
+        callbacks=callbacks,
         strategy=strategy,
     )
     if resume.resuming:
@@ -85,7 +85,7 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
             validation_data=validation,
             epochs=recipe.train.epochs,
             initial_epoch=resume.initial_epoch,
-            callbacks=resume.callbacks,
+            callbacks=[metrics_log, progress, *_tensorboard(path), *resume.callbacks],
             shuffle=False,  # the batches come in the order they are meant to
             verbose=0,
         )
@@ -208,15 +208,19 @@ def evaluation_data(examples, split: str, batch_size: int, strategy=None):
     return distribution.PerReplica(strategy, lambda: batches(0), batches(0)) if strategy else batches(0)
 
 
-def recipe_callbacks(recipe, path: Path) -> list[keras.callbacks.Callback]:
-    """The callbacks that the recipe lists, and TensorBoard's where that is installed."""
-    callbacks = [
+def recipe_callbacks(recipe) -> list[keras.callbacks.Callback]:
+    """The callbacks that the recipe lists."""
+    return [
         (_CALLBACKS.get(section.type) or registry.get("callback", section.type))(**section.model_dump(exclude={"type"}))
         for section in recipe.callbacks
     ]
-    if importlib.util.find_spec("tensorboard"):
-        callbacks.append(keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False))
-    return callbacks
+
+
+def _tensorboard(path: Path) -> list[keras.callbacks.Callback]:
+    """TensorBoard's callback where it is installed."""
+    if not importlib.util.find_spec("tensorboard"):
+        return []
+    return [keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False)]
 
 
 def best_epoch(recipe, history: dict[str, list[float]]) -> int | None:
