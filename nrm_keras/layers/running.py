@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 from keras import initializers, ops
 
-from nrm_keras.layers.moments import Moments, Pooled, Tensor
+from nrm_keras.layers.moments import Moments, Pooled, Tensor, per_channel
 from nrm_keras.layers.normalizer import Normalizer
 
 # As many updates behind it as make the warm-up's momentum 1 in float32, above any `momentum`.
@@ -91,10 +91,7 @@ class RunningNormalizer(Normalizer):
 
     def running(self, dtype: str) -> Pooled:
         """The running statistics in the batch's form."""
-        mean, variance = (
-            ops.reshape(ops.cast(variable, dtype), (1, 1, -1, 1))
-            for variable in (self.moving_mean, self.moving_variance)
-        )
+        mean, variance = per_channel(self.moving_mean, dtype), per_channel(self.moving_variance, dtype)
         return Pooled(weight=None, reference=mean, mean=ops.zeros_like(mean), variance=variance, examples=None)
 
     def batch_values(self, pooled: Pooled) -> Iterator[tuple[keras.Variable, Tensor]]:
@@ -105,9 +102,8 @@ class RunningNormalizer(Normalizer):
     def update(self, pooled: Pooled) -> None:
         """Moves the running statistics, unless the batch has none worth keeping."""
         pairs = [(variable, ops.cast(value, variable.dtype)) for variable, value in self.batch_values(pooled)]
-        usable = ops.all(pooled.weight > 0)
-        for _, value in pairs:
-            usable = ops.logical_and(usable, ops.all(ops.isfinite(value)))
+        # A mean that is not finite makes the variance about it so.
+        usable = ops.logical_and(ops.all(pooled.weight > 0), ops.all(ops.isfinite(pooled.variance)))
         momentum = ops.where(usable, self._momentum(), 1.0)
         for variable, value in pairs:
             # NaN times 0 is NaN: an unusable value must not be there at all.
