@@ -166,13 +166,13 @@ class AdaptiveNormalization(RunningNormalizer):
     def coefficients(self, moments, training):
         pooled = self.statistics(moments, training)
         lam = ops.reshape(self.batch_weight(pooled.examples), (1, 1, -1, 1))
-        scale, offset = self.standardize(moments.from_shift(pooled), pooled.variance)
+        batch = self.standardize(moments.from_shift(pooled), pooled.variance)
         alternative = moments.separated() if self._separate else moments
-        alt_scale, alt_offset = self.standardize(*alternative.over_groups(self._resolved_groups))
+        scale, offset = self.standardize(*alternative.over_groups(self._resolved_groups))
         if self._separate:
             # Two shifts, so no common scale: what the alternative gives is an offset to the batch's part.
-            return lam * scale, kernel.blend(lam, offset, alternative.centered * alt_scale + alt_offset)
-        return kernel.blend(lam, scale, alt_scale), kernel.blend(lam, offset, alt_offset)
+            scale, offset = ops.zeros((1, 1, 1, 1), scale.dtype), alternative.centered * scale + offset
+        return kernel.blend(lam, *batch, scale, offset)
 
     def measure(self, x, mask, training):
         # Pooled, the alternative needs a shift near each example, which the running mean may be far from.

@@ -25,12 +25,9 @@ def with_gradient(function):
 
 def total(values: Tensor, axes: tuple) -> Tensor:
     """The sum along `axes`, which stay with size 1."""
-    shape = tuple(values.shape)
-    if len(shape) < 4 or shape[1] == 1 or shape[3] != 1 or shape.count(None) > 1 or 0 in shape:
-        return ops.sum(values, axes, keepdims=True)
-    # With the channels last it is twice as fast on the CPU.
-    rows = ops.reshape(values, [-1 if size is None else size for size in shape[:3]])
-    return ops.expand_dims(ops.sum(rows, [axis for axis in axes if axis != 3], keepdims=True), -1)
+    # A last axis of size 1 among those that are summed over makes TensorFlow transpose: twice as slow.
+    axes = tuple(axis for axis in axes if values.shape[axis] != 1)
+    return ops.sum(values, axes, keepdims=True) if axes else values
 
 
 def sum_like(values: Tensor, like: Tensor) -> Tensor:
@@ -39,7 +36,7 @@ def sum_like(values: Tensor, like: Tensor) -> Tensor:
     values = ops.sum(values, tuple(range(new))) if new else values
     sizes = zip(values.shape, like.shape, strict=True)
     axes = tuple(axis for axis, (size, one) in enumerate(sizes) if one == 1 and size != 1)
-    return total(values, axes) if axes else values
+    return total(values, axes)
 
 
 def center(x: Tensor, shift: Tensor) -> Tensor:
@@ -52,12 +49,11 @@ def remeasure(mean: Tensor, change: Tensor) -> Tensor:
     return with_gradient(lambda mean: (mean - change, lambda slope: sum_like(slope, mean)))(mean)
 
 
-def moments(centered: Tensor, mask: Tensor | None, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the positions, of which `count` are valid; 0 and 1 where none is."""
+def moments(centered: Tensor, mask: Tensor | None, share: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the valid positions, each of which has the weight `share`."""
 
     def average(values):
-        values = values if mask is None else ops.where(mask, values, 0)
-        return total(values, (1, 3)) / ops.maximum(count, 1)
+        return share * total(values if mask is None else ops.where(mask, values, 0), (1, 3))
 
     @with_gradient
     def function(centered):
@@ -65,12 +61,11 @@ def moments(centered: Tensor, mask: Tensor | None, count: Tensor) -> tuple[Tenso
         variance = average(ops.square(centered - mean))
 
         def gradient(mean_slope, variance_slope):
-            share = 1 / ops.maximum(count, 1)
             variance_slope = 2 * share * variance_slope
             slope = centered * variance_slope + (share * mean_slope - mean * variance_slope)
             return slope if mask is None else ops.where(mask, slope, 0)
 
-        return (mean, variance if mask is None else ops.where(count > 0, variance, 1)), gradient
+        return (mean, variance), gradient
 
     return function(centered)
 
@@ -90,7 +85,7 @@ def pool(mean: Tensor, variance: Tensor, change: Tensor, average, share) -> tupl
         pooled_variance = average(variance + ops.square(deviation))
 
         def gradient(mean_slope, variance_slope):
-            variance_slope = ops.broadcast_to(share * variance_slope, ops.shape(variance))
+            variance_slope = share * variance_slope + ops.zeros_like(variance)
             return share * mean_slope + 2 * deviation * variance_slope, variance_slope
 
         return (pooled_mean, pooled_variance), gradient
@@ -114,20 +109,23 @@ def standardize(mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor,
     return function(mean, variance)
 
 
-def blend(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """weight * one + (1 - weight) * other."""
+def blend(weight: Tensor, scale, offset, other_scale, other_offset) -> tuple[Tensor, Tensor]:
+    """weight * one + (1 - weight) * other, of scale and of offset."""
 
     @with_gradient
-    def function(weight, one, other):
+    def function(weight, *values):
         rest = 1 - weight
+        scale, offset, other_scale, other_offset = values
 
-        def gradient(slope):
-            weight_slope = sum_like(slope * (one - other), weight)
-            return weight_slope, sum_like(slope * weight, one), sum_like(slope * rest, other)
+        def gradient(scale_slope, offset_slope):
+            scale_share = sum_like(scale_slope * (scale - other_scale), weight)
+            offset_share = sum_like(offset_slope * (offset - other_offset), weight)
+            slopes = [factor * slope for factor in (weight, rest) for slope in (scale_slope, offset_slope)]
+            return scale_share + offset_share, *map(sum_like, slopes, values)
 
-        return weight * one + rest * other, gradient
+        return (weight * scale + rest * other_scale, weight * offset + rest * other_offset), gradient
 
-    return function(weight, one, other)
+    return function(weight, scale, offset, other_scale, other_offset)
 
 
 def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

@@ -82,26 +82,39 @@ def pool_rows(mean: Tensor, variance: Tensor, shift: Tensor, axis, weight: Tenso
     axis = (axis,) if isinstance(axis, int) else axis
     shift = _spread(shift, mean)
     if weight is None:
-        rows = ops.shape(mean)
-        sum_weights = ops.cast(math.prod(rows[i] for i in axis), mean.dtype)
-        share = 1 / ops.maximum(sum_weights, 1)
+        total = _count(mean, axis)
+        share, total = _reciprocal(total, mean.dtype), ops.cast(total, mean.dtype)
     else:
         weight = _spread(weight, mean)
-        sum_weights = ops.sum(weight, axis, keepdims=True)
-        # Weights count positions, so a total below 1 is 0: this divides by zero nowhere.
-        share = weight / ops.maximum(sum_weights, 1)
+        total = ops.sum(weight, axis, keepdims=True)
+        share = weight * _reciprocal(total, mean.dtype)
 
     def average(values):
-        # Without weights, one division behind the sum.
         if weight is None:
-            return share * ops.sum(values, axis, keepdims=True)
-        return ops.sum(share * values, axis, keepdims=True)
+            return share * kernel.total(values, axis)
+        return kernel.total(share * values, axis)
 
     reference = average(shift)
     pooled_mean, pooled_variance = kernel.pool(mean, variance, shift - reference, average, share)
     if weight is not None:
-        pooled_variance = ops.where(sum_weights > 0, pooled_variance, 1)
-    return Pooled(sum_weights, reference, pooled_mean, pooled_variance, examples)
+        pooled_variance = ops.where(total > 0, pooled_variance, 1)
+    return Pooled(total, reference, pooled_mean, pooled_variance, examples)
+
+
+def _count(values, axes):
+    """How many entries there are along the axes, a plain number if that is known."""
+    if all(values.shape[axis] is not None for axis in axes):
+        return math.prod(values.shape[axis] for axis in axes)
+    sizes = ops.shape(values)
+    return functools.reduce(lambda a, b: a * b, [sizes[axis] for axis in axes if values.shape[axis] != 1])
+
+
+def _reciprocal(count, dtype):
+    """1 / count, or 1 where there is nothing to count; a plain number if count is one."""
+    if isinstance(count, int):
+        return 1 / max(count, 1)
+    # Weights count positions, so a total below 1 is 0: this divides by zero nowhere, not even in a gradient.
+    return ops.reciprocal(ops.maximum(ops.cast(count, dtype), 1))
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:
@@ -139,7 +152,7 @@ class Moments:
             shift = self._x[:, :1, :, :1]
         else:
             valid = ops.where(self._mask, self._x, 0)
-            shift = kernel.total(valid, (1, 3)) / ops.maximum(self.weight, 1)
+            shift = kernel.total(valid, (1, 3)) * self._share
         return ops.where(ops.isfinite(shift), shift, 0)
 
     @functools.cached_property
@@ -150,15 +163,16 @@ class Moments:
         return weight if self._separate else ops.sum(weight, (1, 3), keepdims=True)
 
     @functools.cached_property
-    def _positions(self):
-        _, before, _, behind = ops.shape(self._x)
-        return ops.cast(before * behind, self._x.dtype)
+    def _share(self):
+        """The weight of a position in the mean of its example."""
+        return _reciprocal(_count(self._x, (1, 3)) if self._mask is None else self.weight, self._x.dtype)
 
     @functools.cached_property
     def _own(self):
         if self._separate:
             return self.centered, ops.zeros_like(self.centered)
-        return kernel.moments(self.centered, self._mask, self._positions if self._mask is None else self.weight)
+        mean, variance = kernel.moments(self.centered, self._mask, self._share)
+        return mean, variance if self._mask is None else ops.where(self.weight > 0, variance, 1)
 
     @property
     def mean(self) -> Tensor:
@@ -215,7 +229,7 @@ class Moments:
     def batch(self, synchronized: bool = False) -> Pooled:
         """The batch's statistics per channel, of shape (1, 1, channels, 1), and the number of its valid examples."""
         if self._mask is None:
-            examples = ops.cast(ops.shape(self._x)[0], self._x.dtype)
+            examples = ops.cast(_count(self._x, (0,)), self._x.dtype)
         else:
             valid = ops.any(self.weight > 0, axis=(1, 2, 3))
             examples = ops.sum(ops.cast(valid, self._x.dtype))

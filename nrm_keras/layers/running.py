@@ -101,21 +101,20 @@ class RunningNormalizer(Normalizer):
 
     def update(self, pooled: Pooled) -> None:
         """Moves the running statistics, unless the batch has none worth keeping."""
-        pairs = [(variable, ops.cast(value, variable.dtype)) for variable, value in self.batch_values(pooled)]
         # A mean that is not finite makes the variance about it so.
-        usable = ops.logical_and(ops.all(pooled.weight > 0), ops.all(ops.isfinite(pooled.variance)))
+        usable = ops.all(ops.logical_and(pooled.weight > 0, ops.isfinite(pooled.variance)))
         momentum = ops.where(usable, self._momentum(), 1.0)
-        for variable, value in pairs:
+        rate = 1.0 - momentum
+        for variable, value in self.batch_values(pooled):
             # NaN times 0 is NaN: an unusable value must not be there at all.
-            kept = ops.convert_to_tensor(variable)
-            value = ops.where(usable, value, kept)
-            variable.assign(kept * momentum + value * (1.0 - momentum))
+            value = ops.where(usable, ops.cast(value, variable.dtype), 0.0)
+            variable.assign(variable * momentum + value * rate)
         if self.warmup:
             self.update_count.assign(self.update_count + ops.cast(usable, self.update_count.dtype))
 
     def _momentum(self):
         if not self.warmup:
-            return ops.convert_to_tensor(self.momentum, self._weight_dtype)
+            return self.momentum
         updates = ops.convert_to_tensor(self.update_count)
         return ops.minimum(self.momentum, updates / (updates + 9.0))
 
