@@ -8,19 +8,24 @@ differentiable operations themselves, so that second derivatives are exact. Othe
 
 from typing import Any
 
-import keras
 from keras import ops
+
+from nrm_keras.layers import backend
 
 Tensor = Any
 
 
 def with_gradient(function):
     """From `function(*tensors) -> (outputs, gradient)` the function of outputs that has this gradient on TensorFlow."""
-    if keras.backend.backend() != "tensorflow":
-        return lambda *tensors: function(*tensors)[0]
-    import tensorflow as tf
 
-    return tf.custom_gradient(function)
+    def differentiable(*tensors):
+        if not backend.gradients_recorded():
+            return function(*tensors)[0]
+        import tensorflow as tf
+
+        return tf.custom_gradient(function)(*tensors)
+
+    return differentiable
 
 
 def total(values: Tensor, axes: tuple) -> Tensor:
@@ -49,16 +54,19 @@ def remeasure(mean: Tensor, change: Tensor) -> Tensor:
     return with_gradient(lambda mean: (mean - change, lambda slope: sum_like(slope, mean)))(mean)
 
 
-def moments(centered: Tensor, mask: Tensor | None, share: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the valid positions, each of which has the weight `share`."""
+def average(values: Tensor, mask: Tensor | None, share: Tensor | float) -> Tensor:
+    """The mean over the valid positions, each of which has the weight `share`."""
+    return share * total(values if mask is None else ops.where(mask, values, 0), (1, 3))
 
-    def average(values):
-        return share * total(values if mask is None else ops.where(mask, values, 0), (1, 3))
+
+def moments(centered: Tensor, mask: Tensor | None, share: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the valid positions, of values whose mean is 0 but for a rounding."""
 
     @with_gradient
     def function(centered):
-        mean = average(centered)
-        variance = average(ops.square(centered - mean))
+        mean = average(centered, mask, share)
+        # Where the mean is as good as 0 there is nothing to cancel.
+        variance = ops.maximum(average(ops.square(centered), mask, share) - ops.square(mean), 0)
 
         def gradient(mean_slope, variance_slope):
             variance_slope = 2 * share * variance_slope

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from nrm_keras.layers import kernel, replicas
+from nrm_keras.layers import backend, kernel
 from nrm_keras.layers.kernel import Tensor
 
 
@@ -73,7 +73,9 @@ class Pooled(NamedTuple):
     examples: Tensor | None
 
 
-def pool_rows(mean: Tensor, variance: Tensor, shift: Tensor, axis, weight: Tensor | None = None, examples=None) -> Pooled:
+def pool_rows(
+    mean: Tensor, variance: Tensor, shift: Tensor, axis, weight: Tensor | None = None, examples=None
+) -> Pooled:
     """Law of total variance over the rows along `axis`, each with its weight and a mean measured from its own shift.
 
     Without weights all rows weigh 1. Where all weights are zero the mean is 0 and the variance 1, so that whatever is
@@ -117,6 +119,11 @@ def _reciprocal(count, dtype):
     return ops.reciprocal(ops.maximum(ops.cast(count, dtype), 1))
 
 
+def position_share(x: Tensor) -> Tensor | float:
+    """The weight of a position in the mean of its example."""
+    return _reciprocal(_count(x, (1, 3)), x.dtype)
+
+
 def _spread(values: Tensor, like: Tensor) -> Tensor:
     return values if tuple(values.shape) == tuple(like.shape) else ops.broadcast_to(values, ops.shape(like))
 
@@ -138,21 +145,13 @@ class Moments:
         self._x = x
         self._mask = mask
         self._separate = separate
+        self._foreign = shift is not None
         self.shift = ops.stop_gradient(self._own_shift() if shift is None else shift)
         self.centered = kernel.center(x, self.shift)
 
     def _own_shift(self):
-        """A value of the example's own: neither another example nor padding may change a result, not by a rounding.
-
-        Any value of a sample of P is within sqrt(P) standard deviations of its mean, which bounds the loss of digits.
-        """
-        if self._separate:
-            shift = self._x
-        elif self._mask is None:
-            shift = self._x[:, :1, :, :1]
-        else:
-            valid = ops.where(self._mask, self._x, 0)
-            shift = kernel.total(valid, (1, 3)) * self._share
+        """The example's mean, rounded: neither another example nor padding may change a result, not by a rounding."""
+        shift = self._x if self._separate else kernel.average(self._x, self._mask, self._share)
         return ops.where(ops.isfinite(shift), shift, 0)
 
     @functools.cached_property
@@ -165,12 +164,16 @@ class Moments:
     @functools.cached_property
     def _share(self):
         """The weight of a position in the mean of its example."""
-        return _reciprocal(_count(self._x, (1, 3)) if self._mask is None else self.weight, self._x.dtype)
+        return position_share(self._x) if self._mask is None else _reciprocal(self.weight, self._x.dtype)
 
     @functools.cached_property
     def _own(self):
         if self._separate:
             return self.centered, ops.zeros_like(self.centered)
+        if self._foreign:
+            # Far from the example's mean its variance would lose digits.
+            own = Moments(self._x, self._mask)
+            return own.mean + (own.shift - self.shift), own.variance
         mean, variance = kernel.moments(self.centered, self._mask, self._share)
         return mean, variance if self._mask is None else ops.where(self.weight > 0, variance, 1)
 
@@ -240,7 +243,7 @@ class Moments:
 def _over_replicas(pooled: Pooled) -> Pooled:
     # The replicas' statistics travel together: one collective per layer and step.
     shape = (1, 1, pooled.mean.shape[2], 1)
-    rows = replicas.gather(ops.concatenate([ops.broadcast_to(value, shape) for value in pooled], axis=1))
+    rows = backend.gather(ops.concatenate([ops.broadcast_to(value, shape) for value in pooled], axis=1))
     # Gathered, the sizes are no longer known.
     rows = ops.reshape(rows, (-1, len(pooled), *shape[2:]))
     weight, reference, mean, variance, examples = (rows[:, i : i + 1] for i in range(len(pooled)))
