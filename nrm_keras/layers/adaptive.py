@@ -6,7 +6,7 @@ import keras
 from keras import initializers, ops
 
 from nrm_keras.layers import kernel
-from nrm_keras.layers.group import POSITIONS, check_choice, check_groups, resolve_groups
+from nrm_keras.layers.group import POSITIONS, check_choice, check_groups, resolve_groups, standardize_positions
 from nrm_keras.layers.moments import Moments, Tensor
 from nrm_keras.layers.running import RunningNormalizer
 
@@ -166,13 +166,14 @@ class AdaptiveNormalization(RunningNormalizer):
     def coefficients(self, moments, training):
         pooled = self.statistics(moments, training)
         lam = ops.reshape(self.batch_weight(pooled.examples), (1, 1, -1, 1))
-        batch = self.standardize(moments.from_shift(pooled), pooled.variance)
-        alternative = moments.separated() if self._separate else moments
-        scale, offset = self.standardize(*alternative.over_groups(self._resolved_groups))
-        if self._separate:
-            # Two shifts, so no common scale: what the alternative gives is an offset to the batch's part.
-            scale, offset = ops.zeros((1, 1, 1, 1), scale.dtype), alternative.centered * scale + offset
-        return kernel.blend(lam, *batch, scale, offset)
+        batch = moments.from_shift(pooled), pooled.variance
+        if not self._separate:
+            alternative = moments.over_groups(self._resolved_groups)
+            return kernel.mixture(lam, *batch, *alternative, self.epsilon)
+        # Two shifts, so no common scale: what the alternative gives is an offset to the batch's part.
+        scale, offset = self.standardize(*batch)
+        alternative = standardize_positions(moments, self._resolved_groups, self.epsilon)
+        return lam * scale, kernel.blend(lam, offset, alternative)
 
     def measure(self, x, mask, training):
         # Pooled, the alternative needs a shift near each example, which the running mean may be far from.

@@ -110,34 +110,62 @@ def standardize(mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor,
 
         def gradient(scale_slope, offset_slope):
             scale_slope = scale_slope - sum_like(offset_slope * mean, scale)
-            return -sum_like(offset_slope * scale, mean), -0.5 * scale_slope * scale * ops.square(scale)
+            return -sum_like(offset_slope * scale, mean), _through_rsqrt(scale_slope, scale)
 
         return (scale, -mean * scale), gradient
 
     return function(mean, variance)
 
 
-def blend(weight: Tensor, scale, offset, other_scale, other_offset) -> tuple[Tensor, Tensor]:
-    """weight * one + (1 - weight) * other, of scale and of offset."""
+def mixture(weight: Tensor, mean, variance, other_mean, other_variance, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(scale, offset) of weight * one + (1 - weight) * other, each standardized; the means are as large as the scale."""
 
     @with_gradient
-    def function(weight, *values):
+    def function(weight, mean, variance, other_mean, other_variance):
         rest = 1 - weight
-        scale, offset, other_scale, other_offset = values
+        scale, other_scale = ops.rsqrt(variance + epsilon), ops.rsqrt(other_variance + epsilon)
+        part, other_part = weight * scale, rest * other_scale
 
         def gradient(scale_slope, offset_slope):
-            scale_share = sum_like(scale_slope * (scale - other_scale), weight)
-            offset_share = sum_like(offset_slope * (offset - other_offset), weight)
-            slopes = [factor * slope for factor in (weight, rest) for slope in (scale_slope, offset_slope)]
-            return scale_share + offset_share, *map(sum_like, slopes, values)
+            part_slope = scale_slope - offset_slope * mean
+            other_part_slope = scale_slope - offset_slope * other_mean
+            return (
+                sum_like(part_slope * scale - other_part_slope * other_scale, weight),
+                -offset_slope * part,
+                _through_rsqrt(sum_like(part_slope * weight, scale), scale),
+                -offset_slope * other_part,
+                _through_rsqrt(sum_like(other_part_slope * rest, other_scale), other_scale),
+            )
 
-        return (weight * scale + rest * other_scale, weight * offset + rest * other_offset), gradient
+        return (part + other_part, -(mean * part + other_mean * other_part)), gradient
 
-    return function(weight, scale, offset, other_scale, other_offset)
+    return function(weight, mean, variance, other_mean, other_variance)
 
 
-def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def _through_rsqrt(slope, scale):
+    return slope * (-0.5 * scale * ops.square(scale))
+
+
+def blend(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """weight * one + (1 - weight) * other."""
+
+    @with_gradient
+    def function(weight, one, other):
+        rest = 1 - weight
+
+        def gradient(slope):
+            weight_slope = sum_like(slope * (one - other), weight)
+            return weight_slope, sum_like(slope * weight, one), sum_like(slope * rest, other)
+
+        return weight * one + rest * other, gradient
+
+    return function(weight, one, other)
+
+
+def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma=None, beta=None) -> Tensor:
     """gamma * (centered * scale + offset) + beta; gamma and beta meet the small arrays, not the large one."""
+    gamma = ops.ones((1, 1, 1, 1), scale.dtype) if gamma is None else gamma
+    beta = ops.zeros((1, 1, 1, 1), scale.dtype) if beta is None else beta
 
     @with_gradient
     def function(centered, scale, offset, gamma, beta):

@@ -133,33 +133,30 @@ class Moments:
 
     Shapes broadcast against x, which has shape (n, before, channels, behind) and is float32 or float64:
     `mean`, `variance` (population variance) and `weight` (number of valid positions; None where there is no mask, and
-    all weigh the same) have one value per example and channel, or per position too if `separate`, where every position
-    counts as an example of its own.
+    all weigh the same) have one value per example and channel.
     Means are measured from `shift`, and `centered` is x - shift. Nothing else is computed before it is asked for.
     """
 
-    def __init__(self, x: Tensor, mask: Tensor | None = None, shift: Tensor | None = None, separate: bool = False):
+    def __init__(self, x: Tensor, mask: Tensor | None = None, shift: Tensor | None = None):
         if mask is not None:
             # Padding may hold anything. Times a gradient of zero, NaN and infinity would still be NaN.
             x = ops.where(ops.logical_or(mask, ops.isfinite(x)), x, 0)
         self._x = x
         self._mask = mask
-        self._separate = separate
         self._foreign = shift is not None
         self.shift = ops.stop_gradient(self._own_shift() if shift is None else shift)
         self.centered = kernel.center(x, self.shift)
 
     def _own_shift(self):
         """The example's mean, rounded: neither another example nor padding may change a result, not by a rounding."""
-        shift = self._x if self._separate else kernel.average(self._x, self._mask, self._share)
+        shift = kernel.average(self._x, self._mask, self._share)
         return ops.where(ops.isfinite(shift), shift, 0)
 
     @functools.cached_property
     def weight(self) -> Tensor | None:
         if self._mask is None:
             return None
-        weight = ops.cast(self._mask, self._x.dtype)
-        return weight if self._separate else ops.sum(weight, (1, 3), keepdims=True)
+        return ops.sum(ops.cast(self._mask, self._x.dtype), (1, 3), keepdims=True)
 
     @functools.cached_property
     def _share(self):
@@ -168,8 +165,6 @@ class Moments:
 
     @functools.cached_property
     def _own(self):
-        if self._separate:
-            return self.centered, ops.zeros_like(self.centered)
         if self._foreign:
             # Far from the example's mean its variance would lose digits.
             own = Moments(self._x, self._mask)
@@ -185,9 +180,17 @@ class Moments:
     def variance(self) -> Tensor:
         return self._own[1]
 
-    def separated(self) -> "Moments":
-        """Moments of the same x in which every position counts as an example of its own."""
-        return Moments(self._x, self._mask, separate=True)
+    def positions_of_groups(self, groups: int) -> "Moments":
+        """Moments of the same x with each group of channels of each position as a channel of an example of its own."""
+        x = ops.transpose(self._x, (0, 1, 3, 2)) if self._x.shape[3] != 1 else self._x
+        return Moments(ops.reshape(x, (-1, 1, groups, self._x.shape[2] // groups)))
+
+    def like_x(self, values: Tensor) -> Tensor:
+        """Values of `positions_of_groups` back in the shape of x."""
+        if self._x.shape[3] == 1:
+            return reshape(values, tuple(self._x.shape), lambda: ops.shape(self._x))
+        examples, before, channels, behind = ops.shape(self._x)
+        return ops.transpose(ops.reshape(values, (examples, before, behind, channels)), (0, 1, 3, 2))
 
     def relative(self, mean: Tensor) -> Tensor:
         """Measures a known mean per channel, of shape (channels,), from the shift."""
@@ -199,10 +202,8 @@ class Moments:
 
     def over_groups(self, groups: int) -> tuple[Tensor, Tensor]:
         """(mean, variance) pooled over `groups` groups of neighbouring channels of each example."""
-        # A position that stands alone has its statistics even where it is padding.
-        weight = None if self._separate else self.weight
         if groups == 1:
-            pooled = pool_rows(*self._own, self.shift, 2, weight)
+            pooled = pool_rows(*self._own, self.shift, 2, self.weight)
             return self.from_shift(pooled), pooled.variance
         channels = self._x.shape[2]
         full = tuple(self.mean.shape)
@@ -216,7 +217,7 @@ class Moments:
             return reshape(values, full, lambda: ops.shape(self.mean))
 
         shift, mean, variance = grouped(self.shift), grouped(self.mean), grouped(self.variance)
-        pooled = pool_rows(mean, variance, shift, 3, None if weight is None else grouped(weight))
+        pooled = pool_rows(mean, variance, shift, 3, None if self.weight is None else grouped(self.weight))
         mean = kernel.remeasure(pooled.mean, shift - pooled.reference)
         return ungrouped(mean), ungrouped(_spread(pooled.variance, mean))
 

@@ -127,9 +127,13 @@ class Normalizer(keras.layers.Layer):
         """The call on x of shape (batch, positions before, channels, positions behind), float32 at least."""
         moments = self.measure(x, mask, training)
         scale, offset = self.coefficients(moments, training)
-        gamma = ops.ones((1, 1, 1, 1), x.dtype) if self.gamma is None else per_channel(self.gamma, x.dtype)
-        beta = ops.zeros((1, 1, 1, 1), x.dtype) if self.beta is None else per_channel(self.beta, x.dtype)
-        return kernel.affine(moments.centered, scale, offset, gamma, beta)
+        return self.affine(moments.centered, scale, offset)
+
+    def affine(self, centered: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        """gamma * (centered * scale + offset) + beta."""
+        gamma = None if self.gamma is None else per_channel(self.gamma, centered.dtype)
+        beta = None if self.beta is None else per_channel(self.beta, centered.dtype)
+        return kernel.affine(centered, scale, offset, gamma, beta)
 
     def measure(self, x: Tensor, mask: Tensor | None, training: bool) -> Moments:
         """Moments of x, of shape (batch, positions before, channels, positions behind the channel axis)."""
