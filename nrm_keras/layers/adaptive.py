@@ -5,7 +5,8 @@ import math
 import keras
 from keras import initializers, ops
 
-from nrm_keras.layers.group import POSITIONS, check_choice, check_groups, resolve_groups
+from nrm_keras.layers import kernel
+from nrm_keras.layers.group import POSITIONS, check_choice, check_groups, resolve_groups, standardize_positions
 from nrm_keras.layers.moments import Moments, Tensor
 from nrm_keras.layers.running import RunningNormalizer
 
@@ -164,14 +165,15 @@ class AdaptiveNormalization(RunningNormalizer):
 
     def coefficients(self, moments, training):
         pooled = self.statistics(moments, training)
-        lam = ops.reshape(self.batch_weight(ops.reshape(pooled.examples, ())), (1, 1, -1, 1))
-        scale, offset = self.standardize(moments.from_shift(pooled), pooled.variance)
-        alternative = moments.separated() if self._separate else moments
-        alt_scale, alt_offset = self.standardize(*alternative.over_groups(self._resolved_groups))
-        if self._separate:
-            # Two shifts, so no common scale: what the alternative gives is an offset to the batch's part.
-            return lam * scale, lam * offset + (1 - lam) * (alternative.centered * alt_scale + alt_offset)
-        return lam * scale + (1 - lam) * alt_scale, lam * offset + (1 - lam) * alt_offset
+        lam = ops.reshape(self.batch_weight(pooled.examples), (1, 1, -1, 1))
+        batch = moments.from_shift(pooled), pooled.variance
+        if not self._separate:
+            alternative = moments.over_groups(self._resolved_groups)
+            return kernel.mixture(lam, *batch, *alternative, self.epsilon)
+        # Two shifts, so no common scale: what the alternative gives is an offset to the batch's part.
+        scale, offset = self.standardize(*batch)
+        alternative = standardize_positions(moments, self._resolved_groups, self.epsilon)
+        return lam * scale, kernel.blend(lam, offset, alternative)
 
     def measure(self, x, mask, training):
         # Pooled, the alternative needs a shift near each example, which the running mean may be far from.
@@ -182,7 +184,7 @@ class AdaptiveNormalization(RunningNormalizer):
 
     def batch_values(self, pooled):
         yield from super().batch_values(pooled)
-        yield self.moving_log_count, ops.log(ops.maximum(ops.reshape(pooled.examples, ()), 1))
+        yield self.moving_log_count, ops.log(ops.maximum(pooled.examples, 1))
 
     def get_config(self):
         config = {

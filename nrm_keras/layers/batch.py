@@ -1,8 +1,14 @@
 """Batch normalization."""
 
 import keras
+from keras import ops
 
+from nrm_keras.layers import backend, kernel
+from nrm_keras.layers.moments import Pooled, position_share, reshape
 from nrm_keras.layers.running import RunningNormalizer
+
+# Below, cuDNN takes another one.
+SMALLEST_EPSILON = 1.001e-5
 
 
 @keras.saving.register_keras_serializable(package="nrm_keras")
@@ -107,6 +113,39 @@ class BatchNormalization(RunningNormalizer):
         self.renorm = renorm
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = renorm_momentum
+
+    def normalize(self, x, mask, training):
+        if mask is not None or not self._fits_fused_kernel(x):
+            return super().normalize(x, mask, training)
+        channels = x.shape[2]
+        rows = ops.reshape(x, (-1, 1, 1, channels))
+        gamma = ops.ones((channels,)) if self.gamma is None else ops.convert_to_tensor(self.gamma)
+        beta = ops.zeros((channels,)) if self.beta is None else ops.convert_to_tensor(self.beta)
+        if training:
+            # The kernel loses digits to a large mean. The first example's is near enough; zeros, where there is none.
+            shift = ops.stop_gradient(ops.sum(x[:1], axis=(0, 1, 3)) * position_share(x))
+            known = ops.zeros((0,)), ops.zeros((0,))
+            y, mean, variance = backend.fused_batch_norm(
+                kernel.center(rows, shift), gamma, beta, *known, self.epsilon, training
+            )
+            statistics = (ops.reshape(ops.stop_gradient(v), (1, 1, -1, 1)) for v in (shift, mean, variance))
+            self.update(Pooled(ops.ones(()), *statistics, examples=None))
+        else:
+            known = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
+            y, *_ = backend.fused_batch_norm(rows, gamma, beta, *known, self.epsilon, training)
+        return reshape(y, tuple(x.shape), lambda: ops.shape(x))
+
+    def _fits_fused_kernel(self, x):
+        """Within the limits of TensorFlow's kernel, and where nothing that a subclass may override has a say."""
+        return (
+            keras.backend.backend() == "tensorflow"
+            and type(self) is BatchNormalization
+            and not self.synchronized
+            and keras.backend.standardize_dtype(x.dtype) == "float32"
+            and self.epsilon > SMALLEST_EPSILON
+            and x.shape[3] == 1
+            and not backend.compiled_by_xla()
+        )
 
     def get_config(self):
         config = {

@@ -1,8 +1,10 @@
 """Group normalization."""
 
 import keras
+from keras import ops
 
-from nrm_keras.layers.moments import Moments
+from nrm_keras.layers import kernel
+from nrm_keras.layers.moments import Moments, Tensor
 from nrm_keras.layers.normalizer import Normalizer
 
 POSITIONS = ("pooled", "separate")
@@ -90,14 +92,23 @@ class GroupNormalization(Normalizer):
         super().build(input_shape)
         self._resolved_groups = resolve_groups(self.groups, input_shape[self.axis])
 
-    def measure(self, x, mask, training):
-        return Moments(x, mask, separate=self.positions == "separate")
+    def normalize(self, x, mask, training):
+        if self.positions == "pooled":
+            return super().normalize(x, mask, training)
+        standardized = standardize_positions(Moments(x, mask), self._resolved_groups, self.epsilon)
+        return self.affine(standardized, ops.ones((1, 1, 1, 1), x.dtype), ops.zeros((1, 1, 1, 1), x.dtype))
 
     def pool(self, moments, training):
         return moments.over_groups(self._resolved_groups)
 
     def get_config(self):
         return {**super().get_config(), "groups": self.groups, "positions": self.positions}
+
+
+def standardize_positions(moments: Moments, groups: int, epsilon: float) -> Tensor:
+    """The x of the moments with each group of channels of each position standardized, padding too."""
+    rows = moments.positions_of_groups(groups)
+    return moments.like_x(kernel.affine(rows.centered, *kernel.standardize(*rows.per_channel(), epsilon)))
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:

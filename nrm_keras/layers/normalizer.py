@@ -3,7 +3,8 @@
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from nrm_keras.layers.moments import Moments, Tensor, expand_mask, four_axes
+from nrm_keras.layers import kernel
+from nrm_keras.layers.moments import Moments, Tensor, expand_mask, four_axes, per_channel, reshape
 
 
 @keras.saving.register_keras_serializable(package="nrm_keras")
@@ -117,12 +118,22 @@ class Normalizer(keras.layers.Layer):
         dtype = keras.backend.result_type(inputs.dtype, self._weight_dtype)
         if mask is not None:
             mask = expand_mask(mask, inputs, axis)
-        x = ops.reshape(ops.cast(inputs, dtype), four_axes(ops.shape(inputs), axis))
-        training = bool(training) and self.trainable
+        shape = tuple(inputs.shape)
+        x = reshape(ops.cast(inputs, dtype), four_axes(shape, axis), lambda: four_axes(ops.shape(inputs), axis))
+        outputs = self.normalize(x, mask, bool(training) and self.trainable)
+        return ops.cast(reshape(outputs, shape, lambda: ops.shape(inputs)), self.compute_dtype)
+
+    def normalize(self, x: Tensor, mask: Tensor | None, training: bool) -> Tensor:
+        """The call on x of shape (batch, positions before, channels, positions behind), float32 at least."""
         moments = self.measure(x, mask, training)
-        scale, offset = self.affine(*self.coefficients(moments, training))
-        outputs = ops.reshape(moments.centered * scale + offset, ops.shape(inputs))
-        return ops.cast(outputs, self.compute_dtype)
+        scale, offset = self.coefficients(moments, training)
+        return self.affine(moments.centered, scale, offset)
+
+    def affine(self, centered: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        """gamma * (centered * scale + offset) + beta."""
+        gamma = None if self.gamma is None else per_channel(self.gamma, centered.dtype)
+        beta = None if self.beta is None else per_channel(self.beta, centered.dtype)
+        return kernel.affine(centered, scale, offset, gamma, beta)
 
     def measure(self, x: Tensor, mask: Tensor | None, training: bool) -> Moments:
         """Moments of x, of shape (batch, positions before, channels, positions behind the channel axis)."""
@@ -141,17 +152,7 @@ class Normalizer(keras.layers.Layer):
 
     def standardize(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, offset) that make the mean 0 and the variance 1, up to epsilon."""
-        scale = ops.rsqrt(variance + self.epsilon)
-        return scale, -mean * scale
-
-    def affine(self, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Lets gamma and beta follow; they meet the small arrays, not x."""
-        if self.gamma is not None:
-            gamma = ops.reshape(ops.cast(self.gamma, scale.dtype), (1, 1, -1, 1))
-            scale, offset = scale * gamma, offset * gamma
-        if self.beta is not None:
-            offset = offset + ops.reshape(ops.cast(self.beta, offset.dtype), (1, 1, -1, 1))
-        return scale, offset
+        return kernel.standardize(mean, variance, self.epsilon)
 
     def add_precise_weight(self, **kwargs):
         """`add_weight` that stays float32 (or float64) under every dtype policy."""

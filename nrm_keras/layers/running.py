@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 from keras import initializers, ops
 
-from nrm_keras.layers.moments import Moments, Pooled, Tensor
+from nrm_keras.layers.moments import Moments, Pooled, Tensor, per_channel
 from nrm_keras.layers.normalizer import Normalizer
 
 # As many updates behind it as make the warm-up's momentum 1 in float32, above any `momentum`.
@@ -91,10 +91,7 @@ class RunningNormalizer(Normalizer):
 
     def running(self, dtype: str) -> Pooled:
         """The running statistics in the batch's form."""
-        mean, variance = (
-            ops.reshape(ops.cast(variable, dtype), (1, 1, -1, 1))
-            for variable in (self.moving_mean, self.moving_variance)
-        )
+        mean, variance = per_channel(self.moving_mean, dtype), per_channel(self.moving_variance, dtype)
         return Pooled(weight=None, reference=mean, mean=ops.zeros_like(mean), variance=variance, examples=None)
 
     def batch_values(self, pooled: Pooled) -> Iterator[tuple[keras.Variable, Tensor]]:
@@ -104,22 +101,20 @@ class RunningNormalizer(Normalizer):
 
     def update(self, pooled: Pooled) -> None:
         """Moves the running statistics, unless the batch has none worth keeping."""
-        pairs = [(variable, ops.cast(value, variable.dtype)) for variable, value in self.batch_values(pooled)]
-        usable = ops.all(pooled.weight > 0)
-        for _, value in pairs:
-            usable = ops.logical_and(usable, ops.all(ops.isfinite(value)))
+        # A mean that is not finite makes the variance about it so.
+        usable = ops.all(ops.logical_and(pooled.weight > 0, ops.isfinite(pooled.variance)))
         momentum = ops.where(usable, self._momentum(), 1.0)
-        for variable, value in pairs:
+        rate = 1.0 - momentum
+        for variable, value in self.batch_values(pooled):
             # NaN times 0 is NaN: an unusable value must not be there at all.
-            kept = ops.convert_to_tensor(variable)
-            value = ops.where(usable, value, kept)
-            variable.assign(kept * momentum + value * (1.0 - momentum))
+            value = ops.where(usable, ops.cast(value, variable.dtype), 0.0)
+            variable.assign(variable * momentum + value * rate)
         if self.warmup:
             self.update_count.assign(self.update_count + ops.cast(usable, self.update_count.dtype))
 
     def _momentum(self):
         if not self.warmup:
-            return ops.convert_to_tensor(self.momentum, self._weight_dtype)
+            return self.momentum
         updates = ops.convert_to_tensor(self.update_count)
         return ops.minimum(self.momentum, updates / (updates + 9.0))
 

@@ -152,6 +152,35 @@ def test_second_derivatives_are_those_of_the_first(case):
 
 
 @every_case
+@pytest.mark.parametrize("shape", [(3, 2, 2, 4), (3, 2, 4), (6, 4)], ids=str)
+@pytest.mark.parametrize("dtype, rtol", [("float64", 1e-5), ("float32", 2e-3)])
+def test_forward_over_reverse_is_double_backward(case, shape, dtype, rtol):
+    """Hessian-vector products both ways, against differences of float64 gradients; float32 has kernels of its own."""
+    x, upstream, direction = (inputs(shape, seed, "float64") for seed in (1, 3, 4))
+
+    def slope(layer, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.square(layer(x, training=True)) * tf.cast(upstream, x.dtype))
+        return tape.gradient(loss, x)
+
+    exact, step = randomize(case.make(dtype="float64"), shape), 1e-6
+    above, below = (slope(exact, tf.constant(x + sign * step * direction)) for sign in (1, -1))
+    expected = (above - below) / (2 * step)
+    layer, point = randomize(case.make(dtype=dtype), shape), tf.constant(x, dtype)
+    along = tf.constant(direction, dtype)
+    with tf.autodiff.ForwardAccumulator(point, along) as accumulator:
+        forward = accumulator.jvp(slope(layer, point))
+    with tf.GradientTape() as tape:
+        tape.watch(point)
+        product = tf.reduce_sum(slope(layer, point) * along)
+    backward = tape.gradient(product, point)
+    scale = max(np.max(np.abs(expected)), 1)
+    for result in (forward, backward):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=rtol * scale)
+
+
+@every_case
 @both_modes
 @pytest.mark.parametrize(
     "shape", [(1, 4), (1, 1, 1, 4), (3, 1, 1, 4), (1, 3, 4), (0, 4), (0, 3, 4), (0, 3, 2, 4)], ids=str

@@ -1,0 +1,186 @@
+"""The arithmetic of the layers, with gradients in closed form.
+
+TensorFlow's own gradient of a product of two arrays that broadcast is nine operations, most of them about shapes, and a
+layer has dozens of such products on arrays of a few hundred numbers: they, not the large tensor, cost the time to trace
+a model. The gradients here know the shapes, and read the large tensor as often as they must. They are written in
+differentiable operations themselves, so that second derivatives are exact. Other backends differentiate on their own.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from nrm_keras.layers import backend
+
+Tensor = Any
+
+
+def with_gradient(function):
+    """From `function(*tensors) -> (outputs, gradient)` the function of outputs that has this gradient on TensorFlow."""
+
+    def differentiable(*tensors):
+        if not backend.gradients_recorded():
+            return function(*tensors)[0]
+        import tensorflow as tf
+
+        return tf.custom_gradient(function)(*tensors)
+
+    return differentiable
+
+
+def total(values: Tensor, axes: tuple) -> Tensor:
+    """The sum along `axes`, which stay with size 1."""
+    # A last axis of size 1 among those that are summed over makes TensorFlow transpose: twice as slow.
+    axes = tuple(axis for axis in axes if values.shape[axis] != 1)
+    return ops.sum(values, axes, keepdims=True) if axes else values
+
+
+def sum_like(values: Tensor, like: Tensor) -> Tensor:
+    """The sum along the axes that broadcasting `like` made: those where `like` is known to have size 1."""
+    new = len(values.shape) - len(like.shape)
+    values = ops.sum(values, tuple(range(new))) if new else values
+    sizes = zip(values.shape, like.shape, strict=True)
+    axes = tuple(axis for axis, (size, one) in enumerate(sizes) if one == 1 and size != 1)
+    return total(values, axes)
+
+
+def center(x: Tensor, shift: Tensor) -> Tensor:
+    """x - shift, for a shift that is a constant as large as x or smaller."""
+    return with_gradient(lambda x: (x - shift, lambda slope: slope))(x)
+
+
+def remeasure(mean: Tensor, change: Tensor) -> Tensor:
+    """mean - change, for a change that is a constant as large as the mean or larger."""
+    return with_gradient(lambda mean: (mean - change, lambda slope: sum_like(slope, mean)))(mean)
+
+
+def average(values: Tensor, mask: Tensor | None, share: Tensor | float) -> Tensor:
+    """The mean over the valid positions, each of which has the weight `share`."""
+    return share * total(values if mask is None else ops.where(mask, values, 0), (1, 3))
+
+
+def moments(centered: Tensor, mask: Tensor | None, share: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the valid positions, of values whose mean is 0 but for a rounding."""
+
+    @with_gradient
+    def function(centered):
+        mean = average(centered, mask, share)
+        # Where the mean is as good as 0 there is nothing to cancel.
+        variance = ops.maximum(average(ops.square(centered), mask, share) - ops.square(mean), 0)
+
+        def gradient(mean_slope, variance_slope):
+            variance_slope = 2 * share * variance_slope
+            slope = centered * variance_slope + (share * mean_slope - mean * variance_slope)
+            return slope if mask is None else ops.where(mask, slope, 0)
+
+        return (mean, variance), gradient
+
+    return function(centered)
+
+
+def pool(mean: Tensor, variance: Tensor, change: Tensor, average, share) -> tuple[Tensor, Tensor]:
+    """Law of total variance: mean and variance of rows together, each with its mean measured from its own origin.
+
+    `change` is how far each origin is from the common one, `average` the weighted mean over the rows, and `share` what
+    a row weighs in it.
+    """
+
+    @with_gradient
+    def function(mean, variance):
+        moved = mean + change
+        pooled_mean = average(moved)
+        deviation = moved - pooled_mean
+        pooled_variance = average(variance + ops.square(deviation))
+
+        def gradient(mean_slope, variance_slope):
+            variance_slope = share * variance_slope + ops.zeros_like(variance)
+            return share * mean_slope + 2 * deviation * variance_slope, variance_slope
+
+        return (pooled_mean, pooled_variance), gradient
+
+    return function(mean, variance)
+
+
+def standardize(mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(scale, offset) that make the mean 0 and the variance 1, up to epsilon."""
+
+    @with_gradient
+    def function(mean, variance):
+        scale = ops.rsqrt(variance + epsilon)
+
+        def gradient(scale_slope, offset_slope):
+            scale_slope = scale_slope - sum_like(offset_slope * mean, scale)
+            return -sum_like(offset_slope * scale, mean), _through_rsqrt(scale_slope, scale)
+
+        return (scale, -mean * scale), gradient
+
+    return function(mean, variance)
+
+
+def mixture(weight: Tensor, mean, variance, other_mean, other_variance, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(scale, offset) of weight * one + (1 - weight) * other, each standardized; the means are as large as the scale."""
+
+    @with_gradient
+    def function(weight, mean, variance, other_mean, other_variance):
+        rest = 1 - weight
+        scale, other_scale = ops.rsqrt(variance + epsilon), ops.rsqrt(other_variance + epsilon)
+        part, other_part = weight * scale, rest * other_scale
+
+        def gradient(scale_slope, offset_slope):
+            part_slope = scale_slope - offset_slope * mean
+            other_part_slope = scale_slope - offset_slope * other_mean
+            return (
+                sum_like(part_slope * scale - other_part_slope * other_scale, weight),
+                -offset_slope * part,
+                _through_rsqrt(sum_like(part_slope * weight, scale), scale),
+                -offset_slope * other_part,
+                _through_rsqrt(sum_like(other_part_slope * rest, other_scale), other_scale),
+            )
+
+        return (part + other_part, -(mean * part + other_mean * other_part)), gradient
+
+    return function(weight, mean, variance, other_mean, other_variance)
+
+
+def _through_rsqrt(slope, scale):
+    return slope * (-0.5 * scale * ops.square(scale))
+
+
+def blend(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """weight * one + (1 - weight) * other."""
+
+    @with_gradient
+    def function(weight, one, other):
+        rest = 1 - weight
+
+        def gradient(slope):
+            weight_slope = sum_like(slope * (one - other), weight)
+            return weight_slope, sum_like(slope * weight, one), sum_like(slope * rest, other)
+
+        return weight * one + rest * other, gradient
+
+    return function(weight, one, other)
+
+
+def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma=None, beta=None) -> Tensor:
+    """gamma * (centered * scale + offset) + beta; gamma and beta meet the small arrays, not the large one."""
+    gamma = ops.ones((1, 1, 1, 1), scale.dtype) if gamma is None else gamma
+    beta = ops.zeros((1, 1, 1, 1), scale.dtype) if beta is None else beta
+
+    @with_gradient
+    def function(centered, scale, offset, gamma, beta):
+        full_scale, full_offset = scale * gamma, offset * gamma + beta
+
+        def gradient(slope):
+            scale_slope, offset_slope = sum_like(slope * centered, full_scale), sum_like(slope, full_offset)
+            return (
+                slope * full_scale,
+                sum_like(scale_slope * gamma, scale),
+                sum_like(offset_slope * gamma, offset),
+                sum_like(scale_slope * scale, gamma) + sum_like(offset_slope * offset, gamma),
+                sum_like(offset_slope, beta),
+            )
+
+        return centered * full_scale + full_offset, gradient
+
+    return function(centered, scale, offset, gamma, beta)
