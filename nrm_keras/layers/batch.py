@@ -118,7 +118,8 @@ class BatchNormalization(RunningNormalizer):
         if mask is not None or not self._fits_fused_kernel(x):
             return super().normalize(x, mask, training)
         channels = x.shape[2]
-        rows = ops.reshape(x, (-1, 1, 1, channels))
+        # Positions stay an axis of their own: kernels of GPUs bound the first one.
+        rows = ops.reshape(x, (-1, x.shape[1] or 1, 1, channels))
         gamma = ops.ones((channels,)) if self.gamma is None else ops.convert_to_tensor(self.gamma)
         beta = ops.zeros((channels,)) if self.beta is None else ops.convert_to_tensor(self.beta)
         if training:
