@@ -6,3 +6,4 @@ class UserError(Exception):
 
 
 MISUSE = 2  # the exit status of a command that met one
+PROGRAM = "python -m nrm_keras"

@@ -35,12 +35,23 @@ def register(kind: str, name: str) -> Callable[[Builder], Builder]:
     Raises:
         RegistryError: the kind is unknown, or the name is not text or taken.
 
+    What is called, with what, and what it returns:
+
+    | kind | call | returns |
+    |---|---|---|
+    | norm | `build(name=..., **keys of norm)` | a Keras layer of that name |
+    | model | `build(x, norm, **keys of model)`; `norm(name)` makes a normalizer, and is None with `norm: none` | a tensor of features |
+    | data | `build(section)` with every key of `data` as an attribute | `nrm_keras.data.examples.Examples` |
+    | optimizer | `build(learning_rate=..., weight_decay=..., global_clipnorm=..., **keys of optimizer)` | a Keras optimizer |
+    | callback | `build(**keys of the callback)` | a Keras callback |
+    | metric | `build()` | a Keras metric named as registered |
+
     Example:
 
     ```python
-    @nrm_keras.register("norm", "mine")
-    def build(section):
-        return MyNormalization(**section.options)
+    @nrm_keras.register("norm", "mine")          # norm: {type: mine, strength: 0.5}
+    def build(name, strength):
+        return MyNormalization(strength, name=name)
     ```
     """
     _check_kind(kind)

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from nrm_keras.cli import machine, recipes, training
-from nrm_keras.cli.arguments import PROGRAM, examples_text
+from nrm_keras.cli.arguments import examples_text
 from nrm_keras.cli.output import print_anything
-from nrm_keras.errors import MISUSE, UserError
+from nrm_keras.errors import MISUSE, PROGRAM, UserError
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else list(argv))
         status = arguments.verb(arguments) or 0
-        sys.stdout.flush()
+        if sys.stdout:  # a closed one is None
+            sys.stdout.flush()
         return status
     except UserError as error:
         print(error, file=sys.stderr)
@@ -32,9 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What reads our output has seen enough. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return _reader_left()
+    except OSError as error:
+        print(f"The system refused: {error}. Free space or choose another place.", file=sys.stderr)
+        return MISUSE
+
+
+def _reader_left() -> int:
+    """What reads our output has seen enough. Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

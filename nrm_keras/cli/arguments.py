@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-PROGRAM = "python -m nrm_keras"
+from nrm_keras.errors import PROGRAM
 
 Verb = Callable[[argparse.Namespace], "int | None"]
 

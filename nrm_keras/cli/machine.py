@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from nrm_keras.cli.arguments import PROGRAM, add_verb
+from nrm_keras.cli.arguments import add_verb
 from nrm_keras.cli.output import print_table
+from nrm_keras.errors import PROGRAM
 
 
 def list_data(arguments: argparse.Namespace) -> None:

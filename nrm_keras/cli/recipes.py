@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nrm_keras.cli.arguments import PROGRAM, add_allow_imports, add_recipe, add_verb, names_and_overrides
+from nrm_keras.cli.arguments import add_allow_imports, add_recipe, add_verb, names_and_overrides
 from nrm_keras.cli.output import print_table
-from nrm_keras.errors import MISUSE, UserError
+from nrm_keras.errors import MISUSE, PROGRAM, UserError
 
 
 def list_recipes(arguments: argparse.Namespace) -> None:

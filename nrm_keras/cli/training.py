@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nrm_keras.cli.arguments import PROGRAM, add_allow_imports, add_verb, names_and_overrides
+from nrm_keras.cli.arguments import add_allow_imports, add_verb, names_and_overrides
 from nrm_keras.cli.output import print_table
-from nrm_keras.errors import UserError
+from nrm_keras.errors import PROGRAM, UserError
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nrm_keras.data import tfds
-from nrm_keras.errors import UserError
+from nrm_keras.errors import PROGRAM, UserError
 from nrm_keras.recipe.problems import did_you_mean
 
 COLUMNS = ("name", "what", "where")
@@ -44,6 +44,3 @@ def prepare(name: str, archives: Path | None = None, accept_checksum: bool = Fal
     if archives is None:
         return str(source.download([]))
     return str(tfds.prepare(source, archives, accept_checksum))
-
-
-PROGRAM = "python -m nrm_keras"

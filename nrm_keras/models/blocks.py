@@ -7,17 +7,17 @@ import keras
 from nrm_keras.models.normalizers import NormFactory
 
 
-def has_bias(norm: NormFactory, placement: str) -> bool:
+def has_bias(norm: NormFactory | None, placement: str) -> bool:
     """Whether a linear layer needs its bias: a normalizer right behind it would only subtract it again."""
-    return norm("probe") is None or placement == "after_activation"
+    return norm is None or placement == "after_activation"
 
 
-def normalize(x, norm: NormFactory, name: str):
-    layer = norm(name)
-    return x if layer is None else layer(x)
+def normalize(x, norm: NormFactory | None, name: str):
+    """x behind the normalizer of that name, if there is one."""
+    return x if norm is None else norm(name)(x)
 
 
-def normalize_and_activate(x, norm: NormFactory, activation: str, placement: str, name: str):
+def normalize_and_activate(x, norm: NormFactory | None, activation: str, placement: str, name: str):
     """Normalizer and activation in the recipe's order."""
     if placement == "before_activation":
         x = normalize(x, norm, f"{name}_norm")

@@ -12,7 +12,7 @@ from nrm_keras.models.normalizers import NormFactory
 
 def mlp(
     x,
-    norm: NormFactory,
+    norm: NormFactory | None,
     units: Sequence[int] = (128, 128),
     activation: str = "relu",
     dropout: float = 0.0,
@@ -22,7 +22,7 @@ def mlp(
 
     Args:
         x: symbolic tensor `(batch, ...)`, flattened first.
-        norm: makes a normalizer under a given name, see `norm_factory`.
+        norm: makes a normalizer under a given name, see `norm_factory`; None for none.
         units: width of each hidden layer.
         activation: any activation Keras knows by name.
         dropout: share of hidden units dropped behind each activation.

@@ -8,17 +8,19 @@ import keras
 
 from nrm_keras import layers, registry
 
-NormFactory = Callable[[str], "keras.layers.Layer | None"]
+NormFactory = Callable[[str], "keras.layers.Layer"]
 
 
-def norm_factory(norm, replicas: int = 1) -> NormFactory:
-    """A function that makes a normalizer of the recipe's kind under a given layer name, or None for `type: none`.
+def norm_factory(norm, replicas: int = 1) -> NormFactory | None:
+    """A function that makes a normalizer of the recipe's kind under a given layer name; None for `type: none`.
 
     Args:
         norm: the recipe's `norm` section.
         replicas: with several, running statistics are synchronized unless the recipe says otherwise, so that a
             strategy doesn't change what is trained.
     """
+    if norm.type == "none":
+        return None
     options = norm.model_dump(exclude={"type"})
     if "synchronized" in options and options["synchronized"] is None:
         options["synchronized"] = replicas > 1
@@ -27,7 +29,6 @@ def norm_factory(norm, replicas: int = 1) -> NormFactory:
 
 
 _BUILTIN = {
-    "none": lambda name: None,
     "batch": layers.BatchNormalization,
     "layer": keras.layers.LayerNormalization,
     "sample": lambda **options: layers.GroupNormalization(groups=1, **options),

@@ -11,7 +11,7 @@ from nrm_keras.models.normalizers import NormFactory
 
 def resnet(
     x,
-    norm: NormFactory,
+    norm: NormFactory | None,
     depth: int = 20,
     width: int = 16,
     activation: str = "relu",
@@ -24,7 +24,7 @@ def resnet(
 
     Args:
         x: symbolic tensor `(batch, height, width, channels)`.
-        norm: makes a normalizer under a given name, see `norm_factory`.
+        norm: makes a normalizer under a given name, see `norm_factory`; None for none.
         depth: 6n + 2 layers with weights.
         width: channels of the first stage.
         activation: any activation Keras knows by name.

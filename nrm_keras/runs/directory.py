@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -72,18 +74,26 @@ def find_all(root: Path) -> list[Path]:
 
 
 def summary(path: Path) -> dict | None:
-    """What a finished run achieved; None while it is unfinished."""
+    """What a finished run achieved; None while it is unfinished, or where the file is damaged: resuming writes it anew."""
     try:
-        return json.loads((path / SUMMARY).read_text("utf-8"))
-    except FileNotFoundError:
+        content = json.loads((path / SUMMARY).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
-    except ValueError as error:
-        raise UserError(f"{path / SUMMARY}: not JSON ({error}). Resume the run to write it again.") from error
+    return content if isinstance(content, dict) else None
 
 
 def environment(path: Path) -> dict:
-    """The content of `environment.json`."""
-    return json.loads((path / ENVIRONMENT).read_text("utf-8"))
+    """The content of `environment.json`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return json.loads((path / ENVIRONMENT).read_text("utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"{path / ENVIRONMENT}: a run directory remembers there what it was begun with. Received: {error}. Start a new run."
+        ) from error
 
 
 def record(path: Path, facts: dict) -> None:
@@ -106,12 +116,44 @@ def record_data(path: Path, origin: str, fingerprint: str) -> None:
     record(path, {"data": {"origin": origin, "fingerprint": fingerprint}})
 
 
+@contextlib.contextmanager
+def lock(path: Path):
+    """Keeps other processes out of a run directory that is being trained in.
+
+    Raises:
+        UserError: another one is there already.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(path / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{path}: one process at a time trains in a run directory. Received: another one is. Wait for it, or stop it."
+            ) from error
+        yield
+
+
 def write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes JSON as a whole or not at all; what is not finite becomes null, since JSON has no word for it."""
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(content):
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    """Writes a file as a whole or not at all, also where the process is killed meanwhile."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

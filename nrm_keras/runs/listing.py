@@ -26,11 +26,12 @@ def _row(path: Path) -> tuple[str, ...]:
     summary = directory.summary(path)
     if summary is None:
         return (str(path), "unfinished", str(len(read_metrics(path).get("epoch", []))), "", "")
-    status = f"{summary['status']}, smoke" if summary["smoke"] else summary["status"]
-    scores = [_score(summary["metrics"].get(split)) for split in ("validation", "test")]
-    return (str(path), status, str(summary["epochs"]), *scores)
+    status = summary.get("status", "unknown") + (", smoke" if summary.get("smoke") else "")
+    scores = [_score((summary.get("metrics") or {}).get(split)) for split in ("validation", "test")]
+    return (str(path), status, str(summary.get("epochs", "")), *scores)
 
 
 def _score(metrics: dict | None) -> str:
     """The first metric that is no loss."""
-    return next((f"{name} {value:.4f}" for name, value in (metrics or {}).items() if name != "loss"), "")
+    numbers = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
+    return next((f"{name} {value:.4f}" for name, value in numbers.items() if name != "loss"), "")

@@ -17,7 +17,7 @@ from nrm_keras.runs.directory import write_text
 class MetricsLog(keras.callbacks.Callback):
     """Appends one row an epoch to a CSV file, flushed at once; adds `learning_rate` and `seconds` to fit's logs.
 
-    Columns: `epoch` (from 1), the metrics of `fit`, `learning_rate` (of the epoch's last step), `seconds`.
+    Columns: `epoch` (from 1), the metrics of `fit`, `learning_rate` (after the epoch's last step), `seconds`.
     """
 
     def __init__(self, path: Path):

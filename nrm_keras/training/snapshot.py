@@ -27,10 +27,14 @@ def write(directory: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
     layout = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
     content = {name: np.frombuffer(array.tobytes(), "uint8") for name, array in arrays.items()}
     text = json.dumps({"meta": meta, "layout": layout}, default=float)  # NumPy's numbers, which callbacks may log
-    with open(directory / PARTIAL, "wb") as file:
-        np.savez(file, **content, json=np.frombuffer(text.encode(), "uint8"))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(directory / PARTIAL, "wb") as file:
+            np.savez(file, **content, json=np.frombuffer(text.encode(), "uint8"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # most likely the disk is full: what can't be used should not fill it
+        (directory / PARTIAL).unlink(missing_ok=True)
+        raise
     if (directory / CURRENT).exists():
         os.replace(directory / CURRENT, directory / PREVIOUS)
     os.replace(directory / PARTIAL, directory / CURRENT)
@@ -61,7 +65,9 @@ def read(directory: Path, say=print) -> tuple[dict, dict[str, np.ndarray]] | Non
             say(f"Checkpoint {broken[0]} is damaged; going on from the one before it, {path}.")
         return snapshot
     if broken:
-        raise UserError(f"Every checkpoint is damaged: {', '.join(broken)}. Start the run again from the beginning.")
+        raise UserError(
+            f"Every checkpoint is damaged: {', '.join(broken)}. Delete them to begin again in this directory, or start a new run."
+        )
     return None
 
 

@@ -15,17 +15,19 @@ def quiet_start():
     TensorFlow's libraries write notes there as they load, past its own log level: about processor features and drivers
     that are fine. Where TensorFlow is loaded already, nothing is held back.
     """
-    if "tensorflow" in sys.modules:
+    if "tensorflow" in sys.modules or sys.stderr is None:
         yield
         return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
-        failed = True
+        failed = False
         try:
             yield
-            failed = False
+        except Exception:
+            failed = True
+            raise
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)

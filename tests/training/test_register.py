@@ -15,7 +15,8 @@ from nrm_keras.data.examples import Examples, Split
 
 @nrm_keras.register("norm", "own_norm")
 def norm(name, strength):
-    return keras.layers.UnitNormalization(name=name) if strength else None
+    assert strength == 1
+    return keras.layers.UnitNormalization(name=name)
 
 
 @nrm_keras.register("model", "own_model")
