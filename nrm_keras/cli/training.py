@@ -19,6 +19,10 @@ def run(arguments: argparse.Namespace) -> None:
             f"run takes one recipe. Received: {', '.join(names) or 'none'}. Such as: {PROGRAM} run images/digits_adaptive"
         )
     if arguments.resume:
+        if arguments.smoke or arguments.out:
+            raise UserError(
+                "--resume goes on with a run as it was begun. Received: --smoke or --out beside it. Leave them out."
+            )
         launch.resume(
             arguments.resume,
             *names,
@@ -27,7 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
             allow_imports=arguments.allow_imports,
         )
     else:
-        launch.run(names[0], overrides, out=arguments.out, smoke=arguments.smoke, allow_imports=arguments.allow_imports)
+        launch.run(
+            names[0],
+            overrides,
+            out=arguments.out or "runs",
+            smoke=arguments.smoke,
+            allow_imports=arguments.allow_imports,
+        )
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -35,8 +45,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     with quiet_start():
         from nrm_keras.training import inference
-    scores = inference.evaluate(Path(arguments.run), arguments.data, arguments.split)
-    print_table(("metric", arguments.split or "test"), [(name, f"{value:.6f}") for name, value in scores.items()])
+    scores = inference.evaluate(Path(arguments.run), arguments.data, arguments.split, arguments.allow_imports)
+    print_table(("", arguments.split), [(name, f"{value:.6g}") for name, value in scores.items()])
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -88,7 +98,7 @@ def add(subparsers) -> None:
     )
     parser.set_defaults(more="words")
     parser.add_argument("--smoke", action="store_true", help="two steps of the smallest model: does everything work?")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="where run directories are made (default: runs)")
+    parser.add_argument("--out", metavar="DIR", help="where run directories are made (default: runs)")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run directory, exactly where it stopped")
     parser.add_argument("--accept-changes", action="store_true", help="with --resume, take a recipe that has changed")
     add_allow_imports(parser)
@@ -105,6 +115,7 @@ def add(subparsers) -> None:
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("--data", metavar="PATH", help="an .npz file or a folder of images instead of the run's data")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="(default: test)")
+    add_allow_imports(parser)
 
     parser = add_verb(
         subparsers,

@@ -7,6 +7,12 @@ import inspect
 import numpy as np
 
 
+def kind_of(callback) -> str:
+    """What tells a saved state whose it is. The best value of one metric says nothing about another."""
+    monitor = getattr(callback, "monitor", None)
+    return type(callback).__name__ + (f"({monitor})" if monitor else "")
+
+
 def state_of(callback) -> dict:
     """Everything in the callback that is plain data, but not what `fit` sets itself."""
     if hasattr(callback, "get_state"):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-import sys
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from nrm_keras.data import sources
-from nrm_keras.errors import UserError
+from nrm_keras.errors import PROGRAM, UserError
 from nrm_keras.recipe import loading
 from nrm_keras.recipe.lints import lints
 from nrm_keras.recipe.writing import difference
@@ -17,8 +18,6 @@ from nrm_keras.report import page
 from nrm_keras.runs import directory, environment
 from nrm_keras.runs.run import Run
 from nrm_keras.training.startup import quiet_start
-
-PROGRAM = "python -m nrm_keras"
 
 
 def run(
@@ -54,17 +53,22 @@ def run(
     """
     loaded = loading.load(recipe, overrides, allow_imports=allow_imports)
     loading.import_modules(loaded)
-    sources.require(loaded.recipe.data)
+    _require_files(loaded.recipe)
     for warning in lints(loaded):
         say(warning)
     files = {
         directory.RECIPE: loaded.to_yaml(origin=True),
-        directory.COMMAND: _command(),
+        directory.COMMAND: _command(recipe, overrides, out, smoke),
         directory.ENVIRONMENT: json.dumps({"run": {"recipe": loaded.name, "smoke": smoke}}),
     }
     path = directory.create(Path(out), loaded.name, files)
     say(f"Run directory: {path}")
-    return _train(loaded, path, say)
+    try:
+        return _train(loaded, path, say)
+    except UserError:
+        if not (path / directory.METRICS).exists() and not any((path / directory.CHECKPOINTS).iterdir()):
+            shutil.rmtree(path)  # nothing was trained: nobody should find it among the runs
+        raise
 
 
 def resume(
@@ -88,53 +92,97 @@ def resume(
         UserError: the recipe or the data changed; lists the differences.
     """
     path = directory.check(Path(path))
-    before = loading.load(path / directory.RECIPE, allow_imports=True)
-    loaded = loading.load(recipe or path / directory.RECIPE, overrides, allow_imports=allow_imports or recipe is None)
+    directory.environment(path)
+    before = loading.load(path / directory.RECIPE, allow_imports=allow_imports)
+    loaded = loading.load(recipe or path / directory.RECIPE, overrides, allow_imports=allow_imports)
     changes = difference(before.recipe, loaded.recipe)
-    if changes:
-        listed = "\n".join(f"  {name}: {old!r} -> {new!r}" for name, old, new in changes)
-        if not accept_changes:
-            raise UserError(
-                f"{path}: a run goes on with the recipe it began with. Received:\n{listed}\n"
-                "Add --accept-changes to go on with these changes, or start a new run."
-            )
-        say(f"Going on with changes:\n{listed}")
-        directory.write_text(path / directory.RECIPE, loaded.to_yaml(origin=True))
-    elif directory.summary(path):
+    if not changes and directory.summary(path):
         say(f"{path} is finished; there is nothing to resume.")
         return Run(path)
+    listed = "\n".join(f"  {name}: {old!r} -> {new!r}" for name, old, new in changes)
+    if changes and not accept_changes:
+        raise UserError(
+            f"{path}: a run goes on with the recipe it began with. Received:\n{listed}\n"
+            "Add --accept-changes to go on with these changes, or start a new run."
+        )
     loading.import_modules(loaded)
     with open(path / directory.COMMAND, "a", encoding="utf-8") as file:
-        file.write(_command())
-    return _train(loaded, path, say)
+        file.write(f"{PROGRAM} run --resume {shlex.quote(str(path))}" + (" --accept-changes" if changes else "") + "\n")
+    if not changes:
+        return _train(loaded, path, say)
+    say(f"Going on with changes:\n{listed}")
+    with _changed(path, loaded.to_yaml(origin=True)):
+        return _train(loaded, path, say, [name for name, *_ in changes])
 
 
-def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None]) -> Run:
-    with open(path / directory.LOG, "a", encoding="utf-8", buffering=1) as log:
+@contextlib.contextmanager
+def _changed(path: Path, recipe: str):
+    """The run's recipe changes, and it is no longer finished; all is as before where it can't go on like that."""
+    before = {
+        file: (path / file).read_text("utf-8")
+        for file in (directory.RECIPE, directory.SUMMARY)
+        if (path / file).exists()
+    }
+    directory.write_text(path / directory.RECIPE, recipe)
+    (path / directory.SUMMARY).unlink(missing_ok=True)
+    try:
+        yield
+    except UserError:
+        for file, text in before.items():
+            directory.write_text(path / file, text)
+        raise
+
+
+def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None], changed: Collection[str] = ()) -> Run:
+    go_on = f"{PROGRAM} run --resume {path}"
+    with directory.lock(path), open(path / directory.LOG, "a", encoding="utf-8", buffering=1) as log:
 
         def tell(line: str) -> None:
             log.write(f"{line}\n")
-            say(line)
+            with contextlib.suppress(BrokenPipeError):  # who read along has left; the training stays
+                say(line)
 
-        with quiet_start():
-            from nrm_keras.training import train  # imports TensorFlow: everything cheap has been checked
-
-        identity = directory.environment(path)["run"]
-        directory.record(path, environment.collect())
         try:
-            scores = train.train(loaded.recipe, path, tell, identity["smoke"])
+            with quiet_start():
+                from nrm_keras.training import train  # imports TensorFlow: everything cheap has been checked
+            identity = directory.environment(path)["run"]
+            directory.record(path, environment.collect())
+            scores = train.train(loaded.recipe, path, tell, identity["smoke"], changed)
+            summary = {"recipe": identity["recipe"], "title": loaded.recipe.title, "task": loaded.recipe.task, **scores}
+            directory.write_json(path / directory.SUMMARY, summary)
+            report = page.write(path)
         except KeyboardInterrupt:
             page.write(path)
-            tell(f"Stopped. Nothing is lost; this goes on: {PROGRAM} run --resume {path}")
+            tell(f"Stopped. Nothing is lost; this goes on: {go_on}")
             raise
-        summary = {"recipe": identity["recipe"], "title": loaded.recipe.title, "task": loaded.recipe.task, **scores}
-        directory.write_json(path / directory.SUMMARY, summary)
-        report = page.write(path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: the system refused: {error}. What was saved stays; this goes on: {go_on}"
+            ) from error
         words = "  ".join(f"{name} {value:.4f}" for name, value in scores["metrics"].get("test", {}).items())
-        tell(f"Test: {words}   ({scores['seconds']:.0f} s)")
+        tell(f"Test: {words or 'no test split'}   ({scores['seconds']:.0f} s)")
         tell(f"Report: {report}")
     return Run(path)
 
 
-def _command() -> str:
-    return shlex.join([*PROGRAM.split(), *sys.argv[1:]]) + "\n"
+def _require_files(recipe) -> None:
+    """Checks that the user's files are there, before anything is made.
+
+    Raises:
+        UserError: one is not.
+    """
+    sources.require(recipe.data)
+    start = recipe.train.init_from
+    if start and not (Path(start) / directory.MODEL).is_file() and not Path(start).is_file():
+        raise UserError(
+            f"train.init_from: the directory of a finished run, or a .keras file. Received: {start}, which is neither. "
+            f"`{PROGRAM} runs ls` lists runs."
+        )
+
+
+def _command(recipe, overrides, out, smoke: bool) -> str:
+    """The command that does the same, however the run was started."""
+    if isinstance(overrides, Mapping):
+        overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
+    options = [*(["--smoke"] if smoke else []), *(["--out", str(out)] if str(out) != "runs" else [])]
+    return shlex.join([*PROGRAM.split(), "run", str(recipe), *overrides, *options]) + "\n"

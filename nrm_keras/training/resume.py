@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from nrm_keras.errors import UserError
 from nrm_keras.training import snapshot
-from nrm_keras.training.callback_state import pack, set_state, state_of, unpack
+from nrm_keras.training.callback_state import kind_of, pack, set_state, state_of, unpack
 from nrm_keras.training.distribution import LazyDataset, PerReplica
 
 
@@ -32,6 +32,7 @@ class ExactResume(keras.callbacks.Callback):
             on, the same ones each time. `skip_forward` makes one from a dataset that can only be read from its start.
         callbacks: the other callbacks of `fit` whose state (best value, best weights, patience ...) is saved too: their plain
             attributes, or what their `get_state()` returns and their `set_state(state)` takes.
+        say: told in a line what the user should know: a damaged file, a callback that starts afresh.
         strategy: the `tf.distribute.Strategy`, where `dataset_at` yields one element per replica in turn.
 
     Raises:
@@ -54,6 +55,7 @@ class ExactResume(keras.callbacks.Callback):
         *,
         dataset_at: Callable[[int, int], tf.data.Dataset],
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        say: Callable[[str], None] = warnings.warn,
         strategy: tf.distribute.Strategy | None = None,
     ):
         super().__init__()
@@ -76,7 +78,8 @@ class ExactResume(keras.callbacks.Callback):
         self.steps_per_epoch = self._known_steps()
         self._stop_requested = False
         self._quiet = contextlib.ExitStack()
-        self._saved = snapshot.read(self.directory, say=warnings.warn)
+        self._say = say
+        self._saved = snapshot.read(self.directory, say)
         if self._saved:
             self.epoch, self.step = self._saved[0]["epoch"], self._saved[0]["step"]
 
@@ -101,6 +104,11 @@ class ExactResume(keras.callbacks.Callback):
         if self._strategy:
             return PerReplica(self._strategy, self._remaining, self._template)
         return LazyDataset(self._remaining, self._template)
+
+    def train_on(self) -> None:
+        """Forgets that a callback had ended the training, because something about it has changed."""
+        if self._saved:
+            self._saved[0]["stopped"] = False
 
     def request_stop(self) -> None:
         """Ends the training at the end of the current step (or validation), saved, with KeyboardInterrupt."""
@@ -171,9 +179,7 @@ class ExactResume(keras.callbacks.Callback):
             "step": self.step,
             "stopped": bool(self.step == 0 and self.model.stop_training),
             "names": {group: _describe(variables) for group, variables in self._variables().items()},
-            "callbacks": [
-                [type(c).__name__, pack(state_of(c), f"callback/{i}", arrays)] for i, c in enumerate(self._others)
-            ],
+            "callbacks": [[kind_of(c), pack(state_of(c), f"callback/{i}", arrays)] for i, c in enumerate(self._others)],
             "history": self._history(logs),
         }
         snapshot.write(self.directory, meta, arrays)
@@ -202,13 +208,14 @@ class ExactResume(keras.callbacks.Callback):
             _check_same(meta["names"][group], _describe(variables), group, self.directory)
         self._assign("model", self.model.variables)
         self._assign("optimizer", self.model.optimizer.variables)
-        if [name for name, _ in meta["callbacks"]] != [type(c).__name__ for c in self._others]:
-            raise UserError(
-                f"{self.directory}: resuming needs the callbacks the state was saved with, in the same order. "
-                f"Received: {[type(c).__name__ for c in self._others]}; saved: {[name for name, _ in meta['callbacks']]}."
-            )
-        for callback, (_, state) in zip(self._others, meta["callbacks"], strict=True):
-            set_state(callback, unpack(state, arrays))
+        states = list(meta["callbacks"])
+        for callback in self._others:
+            found = next((entry for entry in states if entry[0] == kind_of(callback)), None)
+            if found is None:
+                self._say(f"{kind_of(callback)} starts afresh: the saved state has none.")
+            else:
+                states.remove(found)
+                set_state(callback, unpack(found[1], arrays))
 
     def _restore_history(self) -> None:
         self.model.history.epoch, self.model.history.history = self._saved[0]["history"]

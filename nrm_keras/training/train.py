@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import keras
@@ -29,7 +29,9 @@ SPLITS = ("train", "validation", "test")
 BEST = f"{run_directory.CHECKPOINTS}/best.weights.h5"
 
 
-def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = False) -> dict:
+def train(
+    recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = False, changed: Collection[str] = ()
+) -> dict:
     """Trains a recipe in its run directory, going on from its checkpoint where there is one.
 
     Args:
@@ -37,6 +39,7 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
         path: the run directory.
         say: prints one line.
         smoke: see `shrink`.
+        changed: dotted paths of what differs from the recipe that the checkpoint was written with.
 
     Returns:
         The summary, as in `summary.json` but for what only the run directory knows.
@@ -64,14 +67,18 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
     keep_best = recipe.train.keep == "best" and validation is not None
     metrics_log = MetricsLog(path / run_directory.METRICS)
     progress = ProgressLog(say, recipe.train.epochs, batches.steps_per_epoch)
-    callbacks = [*recipe_callbacks(recipe), *([_best_weights(recipe, path)] if keep_best else [])]
+    best_weights = BestWeights(path / BEST, recipe.train.monitor)
+    callbacks = [*recipe_callbacks(recipe), *([best_weights] if keep_best else [])]
     resume = ExactResume(
         path / run_directory.CHECKPOINTS,
         recipe.train.checkpoint_every,
         dataset_at=batches,
         callbacks=callbacks,
+        say=say,
         strategy=strategy,
     )
+    if changed:
+        resume.train_on()
     if resume.resuming:
         say(f"Resuming at epoch {resume.epoch + 1}, step {resume.step + 1}.")
         metrics_log.forget_from(resume.epoch)
@@ -85,13 +92,19 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
             validation_data=validation,
             epochs=recipe.train.epochs,
             initial_epoch=resume.initial_epoch,
-            callbacks=[metrics_log, progress, *_tensorboard(path), *resume.callbacks],
+            callbacks=[
+                metrics_log,
+                progress,
+                *_tensorboard(path),
+                *resume.callbacks,
+                *_changed_learning_rate(recipe, model, changed),
+            ],
             shuffle=False,  # the batches come in the order they are meant to
             verbose=0,
         )
     steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
-    best = best_epoch(recipe, history.history) if keep_best else None
+    best = best_weights.best_epoch if keep_best else None
     if best is not None:
         model.load_weights(path / BEST)
     scores = {
@@ -103,7 +116,7 @@ def train(recipe, path: Path, say: Callable[[str], None] = print, smoke: bool = 
         compile_model(model, recipe, model.optimizer)
     save_model(model, path / run_directory.MODEL)
     return {
-        "status": "finished" if len(history.epoch) >= recipe.train.epochs else "stopped early",
+        "status": _status(recipe, history, say),
         "seed": recipe.train.seed,
         "smoke": smoke,
         "precision": _precision(model),
@@ -223,13 +236,36 @@ def _tensorboard(path: Path) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(path / "tensorboard", write_graph=False)]
 
 
-def best_epoch(recipe, history: dict[str, list[float]]) -> int | None:
-    """The epoch (from 0) whose weights `_best_weights` kept: the first of the best; None if none was finite."""
-    values = history.get(recipe.train.monitor, [])
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return None
-    return values.index(min(finite) if _mode(recipe) == "min" else max(finite))
+class BestWeights(keras.callbacks.ModelCheckpoint):
+    """Keeps the weights of the first of the epochs with the best value of `monitor`, and remembers which it was."""
+
+    def __init__(self, path: Path, monitor: str):
+        mode = "min" if monitor.endswith(("loss", "error")) else "max"
+        super().__init__(path, monitor=monitor, mode=mode, save_best_only=True, save_weights_only=True)
+        self.best_epoch: int | None = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        before = self.best
+        super().on_epoch_end(epoch, logs)
+        if self.best != before:
+            self.best_epoch = epoch
+
+
+def _changed_learning_rate(recipe, model: keras.Model, changed: Collection[str]) -> list[keras.callbacks.Callback]:
+    """Puts an accepted learning rate in the place of the one that the checkpoint brings as a variable."""
+    rate = recipe.optimizer.learning_rate
+    if "optimizer.learning_rate" not in changed or not isinstance(model.optimizer._learning_rate, keras.Variable):
+        return []
+    return [keras.callbacks.LambdaCallback(on_train_begin=lambda logs: setattr(model.optimizer, "learning_rate", rate))]
+
+
+def _status(recipe, history: keras.callbacks.History, say: Callable[[str], None]) -> str:
+    if not math.isfinite(history.history["loss"][-1]):
+        say(
+            "Note: the training loss is not finite, so it diverged. Lower optimizer.learning_rate or set train.clip_norm."
+        )
+        return "diverged"
+    return "finished" if len(history.epoch) >= recipe.train.epochs else "stopped early"
 
 
 _CALLBACKS = {
@@ -260,16 +296,6 @@ def _class_weights(recipe, examples) -> np.ndarray | None:
             f"Received: {', '.join(sorted(unknown))}."
         )
     return np.array([wanted.get(name, 1.0) for name in examples.classes])
-
-
-def _best_weights(recipe, path: Path) -> keras.callbacks.ModelCheckpoint:
-    return keras.callbacks.ModelCheckpoint(
-        path / BEST, monitor=recipe.train.monitor, mode=_mode(recipe), save_best_only=True, save_weights_only=True
-    )
-
-
-def _mode(recipe) -> str:
-    return "min" if recipe.train.monitor.endswith(("loss", "error")) else "max"
 
 
 def _training_scores(history: dict[str, list[float]], epoch: int) -> dict[str, float]:

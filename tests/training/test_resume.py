@@ -166,7 +166,7 @@ def test_skip_forward_gives_the_rest_and_says_what_it_costs():
     assert [int(n) for n in rest] == [7, 8, 9]
 
 
-def test_another_model_or_other_callbacks_are_refused(tmp_path):
+def test_another_model_is_refused(tmp_path):
     fit(tmp_path, epochs=1)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -180,17 +180,21 @@ def test_another_model_or_other_callbacks_are_refused(tmp_path):
             shuffle=False,
             verbose=0,
         )
+
+
+def test_a_callback_without_a_saved_state_starts_afresh_and_says_so(tmp_path):
+    fit(tmp_path, epochs=2)
+    said = []
+    kept = keras.callbacks.ReduceLROnPlateau("val_loss", patience=99)
+    other = keras.callbacks.EarlyStopping("val_accuracy", patience=99)  # the saved best is a loss
     model = make_model()
-    resume = ExactResume(tmp_path, dataset_at=batches)
-    with pytest.raises(UserError, match="EarlyStopping"):
-        model.fit(
-            resume.dataset,
-            epochs=2,
-            initial_epoch=resume.initial_epoch,
-            callbacks=resume.callbacks,
-            shuffle=False,
-            verbose=0,
-        )
+    resume = ExactResume(tmp_path, dataset_at=batches, callbacks=[other, kept], say=said.append)
+    resume.set_model(model)
+    for callback in (other, kept):
+        callback.on_train_begin()
+    resume.on_train_begin()
+    assert said == ["EarlyStopping(val_accuracy) starts afresh: the saved state has none."]
+    assert other.best is None and 0 < kept.best < 10
 
 
 def test_forgetting_initial_epoch_is_an_error(tmp_path):

@@ -113,6 +113,83 @@ def test_a_finished_run_is_left_alone_and_changes_need_consent(tmp_path):
     assert list(longer.metrics["epoch"]) == [1, 2, 3] and longer.summary["epochs"] == 3
 
 
+def resumed(run, changes):
+    return nrm_keras.resume(run.path, overrides=changes, accept_changes=True, say=quiet)
+
+
+def test_accepted_changes_take_effect(tmp_path):
+    constant = QUICK | {"schedule": {"type": "constant"}}
+    run = nrm_keras.run("images/digits_adaptive", constant, out=tmp_path, say=quiet)
+    # another learning rate is really used, and a metric that was not watched has no best value yet
+    changed = resumed(run, {"train.epochs": 3, "optimizer.learning_rate": 0.003, "train.monitor": "val_loss"})
+    assert changed.metrics["learning_rate"] == pytest.approx([0.1, 0.1, 0.003])
+    assert changed.summary["best_epoch"] == 3
+    scores = changed.summary["metrics"]["validation"]
+    assert scores["loss"] == pytest.approx(changed.metrics["val_loss"][2])
+    last = resumed(run, {"train.epochs": 4, "train.keep": "last"})
+    assert last.summary["metrics"]["validation"]["loss"] == pytest.approx(last.metrics["val_loss"][3])
+
+
+def test_more_patience_trains_on(tmp_path):
+    stop = {"type": "early_stopping", "patience": 0, "min_delta": 9.0}
+    run = nrm_keras.run(
+        "images/digits_adaptive", QUICK | {"train.epochs": 5, "callbacks": [stop]}, out=tmp_path, say=quiet
+    )
+    assert run.summary["status"] == "stopped early" and run.summary["epochs"] == 2
+    patient = resumed(run, {"callbacks": [stop | {"patience": 50}]})
+    assert patient.summary["status"] == "finished" and patient.summary["epochs"] == 5
+
+
+def test_changes_that_cannot_be_gone_on_with_leave_the_run_as_it_was(finished):
+    before = {file: (finished.path / file).read_text() for file in ("recipe.yaml", "summary.json")}
+    with pytest.raises(UserError, match="another model"):
+        resumed(finished, {"model": {"type": "mlp", "units": [8]}, "train.epochs": 3})
+    assert before == {file: (finished.path / file).read_text() for file in before}
+
+
+def test_an_extension_that_was_killed_is_unfinished(tmp_path, monkeypatch):
+    run = nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path, say=quiet)
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        resumed(run, {"train.epochs": 3})
+    monkeypatch.undo()
+    assert run.summary is None
+    assert nrm_keras.resume(run.path, say=quiet).summary["epochs"] == 3
+
+
+def test_one_process_at_a_time_trains_in_a_directory(finished):
+    with directory.lock(finished.path), pytest.raises(UserError, match="another one is"):
+        resumed(finished, {"train.epochs": 3})
+
+
+def test_a_divergence_is_named(tmp_path):
+    said = []
+    options = QUICK | {"optimizer.learning_rate": 1e30, "norm": {"type": "none"}}
+    run = nrm_keras.run("images/digits_adaptive", options, out=tmp_path, say=said.append)
+    assert run.summary["status"] == "diverged" and any("diverged" in line for line in said)
+    assert "NaN" not in (run.path / "summary.json").read_text()
+
+
+def test_a_reader_that_leaves_does_not_stop_the_training(tmp_path):
+    def leave(line):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):  # the very first line comes before the training
+        nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path, say=leave)
+    (path,) = tmp_path.glob("images/digits_adaptive/*")
+    assert nrm_keras.resume(path, say=quiet).summary["status"] == "finished"
+
+
+def test_a_run_that_trained_nothing_leaves_nothing(tmp_path):
+    np.savez(tmp_path / "flat.npz", x=np.zeros((40, 3)), y=np.arange(40) % 2)
+    data = {"data": {"source": "npz", "path": str(tmp_path / "flat.npz")}}
+    with pytest.raises(UserError, match="resnet needs images"):
+        nrm_keras.run("images/digits_adaptive", data, out=tmp_path / "runs", say=quiet)
+    assert not list((tmp_path / "runs").rglob("recipe.yaml"))
+    with pytest.raises(UserError, match="train.init_from"):
+        nrm_keras.run("images/digits_adaptive", {"train.init_from": "nowhere"}, out=tmp_path / "runs", say=quiet)
+
+
 def test_a_run_killed_while_it_was_being_measured_ends_the_same(finished, tmp_path):
     run = nrm_keras.run("images/digits_adaptive", QUICK, out=tmp_path, say=quiet)
     expected = {k: v for k, v in run.summary.items() if k != "seconds"}
