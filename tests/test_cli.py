@@ -20,6 +20,8 @@ EVERY_VERB = {
     "schema": ["schema"],
 }
 
+RUN_VERBS = ("run", "evaluate", "predict", "report", "runs", "data", "doctor")
+
 
 def command(*arguments, environment=None, **options):
     """Runs a verb in a process of its own."""
@@ -48,7 +50,7 @@ def run(capsys, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("verb", [None, *EVERY_VERB])
+@pytest.mark.parametrize("verb", [None, *EVERY_VERB, "run", "evaluate", "predict", "report", "doctor"])
 def test_help_shows_examples(run, verb):
     status, out, _ = run(*filter(None, [verb]), "--help")
     assert status == 0
@@ -56,7 +58,7 @@ def test_help_shows_examples(run, verb):
 
 
 def test_every_verb_is_tested():
-    assert set(EVERY_VERB) <= set(cli.build_parser()[1])
+    assert {*EVERY_VERB, *RUN_VERBS} == set(cli.build_parser()[1])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *EVERY_VERB.values()], ids=["help", *EVERY_VERB])
@@ -204,6 +206,66 @@ def test_schema_is_json(run):
     status, out, _ = run("schema")
     assert status == 0
     assert {"extends", "variants", "imports", "norm"} <= set(json.loads(out)["properties"])
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_verbs_on_a_run(run, tmp_path):
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    status, out, _ = run("run", "images/digits_adaptive@mlp", "--smoke")
+    assert status == 0
+    (path,) = (tmp_path / "runs" / "images" / "digits_adaptive@mlp").iterdir()
+    assert f"Report: {path.relative_to(tmp_path)}/report.html" in out
+
+    status, out, _ = run("runs", "ls")
+    assert status == 0 and "finished, smoke" in out and path.name in out
+
+    status, out, _ = run("evaluate", str(path))
+    assert (
+        status == 0
+        and out.splitlines()[0].split() == ["test"]
+        and ["examples", "359"] in map(str.split, out.splitlines())
+    )
+
+    np.save("three.npy", load_digits().images[:3])
+    status, out, _ = run("predict", str(path), "three.npy")
+    assert status == 0 and len(out.splitlines()) == 4 and out.startswith("input,class,probability,p(0)")
+    assert run("predict", str(path), "three.npy", "--out", "three.csv")[0] == 0
+    assert (tmp_path / "three.csv").read_text() == out
+    status, _, err = run("predict", str(path), "three.npy", "--out", "none/three.csv")
+    assert status == 2 and "none" in err and "Traceback" not in err
+
+    (path / "report.html").unlink()
+    assert run("report", str(path))[0] == 0 and (path / "report.html").exists()
+
+    status, _, err = run("run", "--resume", str(path), "--smoke")
+    assert status == 2 and "--smoke" in err
+
+
+def test_doctor_finds_this_machine_healthy(run):
+    status, out, _ = run("doctor")
+    assert status == 0 and all(word in out for word in ("Versions", "tensorflow", "CPU", "precision", "fashion_mnist"))
+
+
+def test_data_verbs(run):
+    status, out, _ = run("data", "ls")
+    assert status == 0 and {"digits", "fashion_mnist", "cifar10", "npz", "folder"} <= {
+        line.split()[0] for line in out.splitlines()[1:]
+    }
+    assert run("data", "prepare", "digits")[:2] == (0, "digits is ready: scikit-learn brings it; nothing to prepare\n")
+    status, _, err = run("data", "prepare", "cifar_10")
+    assert status == 2 and "Did you mean 'cifar10'?" in err
+    status, _, err = run("data", "prepare", "cifar10", "--from", "nowhere")
+    assert status == 2 and "nowhere" in err
+
+
+def test_a_full_disk_and_a_closed_stream_are_no_traceback(tmp_path):
+    with open("/dev/full", "w") as full:
+        result = command("ls", cwd=tmp_path, stdout=full)
+    assert result.returncode == 2 and "No space left" in result.stderr and "Traceback" not in result.stderr
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+
+from nrm_keras.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -50,30 +54,61 @@ class Examples:
     decode: Callable | None = None
 
     def fingerprint(self) -> str:
-        """Hexadecimal digest of every split's content: two runs with the same one saw the same examples."""
+        """Hexadecimal digest of every split's content: two runs with the same one saw the same examples.
+
+        Files count by their bytes, not by their names: data that moved is the same data.
+        """
         digest = hashlib.blake2b(digest_size=8)
-        for split in (self.train, self.validation, self.test):
-            digest.update(f"{split.inputs.dtype}{split.inputs.shape}".encode())
-            digest.update(split.inputs.tobytes())
+        for name, hashes in self._hashes.items():
+            split = getattr(self, name)
+            kind = "files" if self._in_files(split) else f"{split.inputs.dtype}{split.inputs.shape[1:]}"
+            digest.update(f"{name} {len(split)} {kind}".encode())
+            digest.update(b"".join(hashes))
             digest.update(split.labels.tobytes())
         return digest.hexdigest()
 
     def repeated(self) -> dict[str, int]:
-        """How many examples of validation and test are in the training split too, value for value."""
-        seen = {row.tobytes() for row in self.train.inputs}
-        return {
-            name: sum(row.tobytes() in seen for row in split.inputs)
-            for name, split in (("validation", self.validation), ("test", self.test))
-        }
+        """How many examples of validation and test are in the training split too, value for value or byte for byte."""
+        seen = set(self._hashes["train"])
+        return {name: sum(row in seen for row in self._hashes[name]) for name in ("validation", "test")}
+
+    @cached_property
+    def _hashes(self) -> dict[str, list[bytes]]:
+        """A digest of each example's content."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: [_digest(row, self._in_files(split)) for row in split.inputs] for name, split in splits.items()}
+
+    def _in_files(self, split: Split) -> bool:
+        return self.decode is not None and split.inputs.dtype.kind in "US"
+
+
+def _digest(row, in_file: bool) -> bytes:
+    content = row.tobytes()
+    if in_file:
+        path = Path(row.decode() if isinstance(row, bytes) else str(row))
+        try:
+            content = path.read_bytes() if path.is_file() else content  # a registered source may name no local files
+        except OSError as error:
+            raise UserError(f"{path}: every example must be readable. Received: {error}. Mend or remove it.") from error
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def holdout(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Splits off a share of the examples, each class in proportion where it has examples enough."""
+    """Splits off a share of the examples, each class in proportion where it has examples enough.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
     from sklearn.model_selection import train_test_split
 
     count = round(share * len(split))
     if count == 0:
         return split, split.take(np.arange(0))
+    if count >= len(split):
+        raise UserError(
+            "data.validation and data.test are shares of the examples and must leave some to train on."
+            f" Received: {count} of {len(split)} examples to hold out. Lower data.validation or data.test."
+        )
     classes, sizes = np.unique(split.labels, return_counts=True)
     stratify = split.labels if sizes.min() >= 2 and min(count, len(split) - count) >= len(classes) else None
     kept, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=stratify)

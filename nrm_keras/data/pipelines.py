@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from nrm_keras.data.examples import Split
+from nrm_keras.data.examples import Split, limited
 from nrm_keras.errors import UserError
 
 
@@ -29,7 +29,8 @@ class Batches:
     Each element is `(x, y)` or, with class weights, `(x, y, weight)`; x and weight float32, y int32.
 
     Raises:
-        UserError: fewer examples than replicas, or a batch size that the replicas can't share evenly.
+        UserError: fewer examples than replicas, a batch size that the replicas can't share evenly, or augmentation of
+            what are no images.
     """
 
     def __init__(
@@ -82,6 +83,11 @@ class Batches:
         x, y = tf.gather(self._inputs, index), tf.gather(self._labels, index)
         if self._decode is not None:
             x = tf.map_fn(self._decode, x, fn_output_signature="float32")
+        if self.augment and x.shape.rank != 4:
+            raise UserError(
+                f"data.augment is for images of shape (height, width, channels)."
+                f" Received: {', '.join(self.augment)} for examples of shape {tuple(x.shape[1:])}. Set data.augment=[]."
+            )
         for name in self.augment:
             x = _AUGMENT[name](x, self._uniform(name, epoch, step, count)[low:high])
         x = tf.cast(x, "float32")  # last: bytes are a quarter to move
@@ -119,8 +125,8 @@ _AUGMENT = {"crop": _crop, "flip": _flip}
 
 
 def standardization(split: Split, decode=None, sample: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (float64) of each channel, over at most `sample` examples and their positions."""
-    inputs = split.inputs[:: max(1, len(split) // sample)]
+    """Mean and variance (float64) of each channel, over at most `sample` random examples and their positions."""
+    inputs = limited(split, sample).inputs
     if decode is not None:
         inputs = np.stack([decode(path).numpy() for path in inputs])
     axes = tuple(range(inputs.ndim - 1))

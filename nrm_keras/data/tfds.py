@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import io
 import logging
 import os
 import shutil
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +196,10 @@ def prepare(source: type[_TfdsSource], archives: Path | None = None, accept_chec
     builder = tfds.builder(source.name, data_dir=str(data_dir()))
     if accept_checksum:
         _register_checksums(builder, archives)
+    if archives is None:
+        url = next(iter(builder.url_infos))
+        _require_answer(url)
+        print(f"{source.name}: downloading from {url.rpartition('/')[0]}; Ctrl-C stops it", file=sys.stderr, flush=True)
     config = tfds.download.DownloadConfig(manual_dir=str(archives) if archives else None)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # sizes it calls unknown; its progress bar is on stderr
@@ -202,6 +208,15 @@ def prepare(source: type[_TfdsSource], archives: Path | None = None, accept_chec
         shutil.rmtree(f"{builder.data_dir}.incomplete", ignore_errors=True)
         raise UserError(_why(error, source)) from error
     return Path(builder.data_dir)
+
+
+def _require_answer(url: str) -> None:
+    """TFDS tries ten times, over minutes; a machine without a network should hear so at once."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+    except (OSError, http.client.HTTPException) as error:
+        reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+        raise UserError(f"{url} does not answer: {reason}") from error
 
 
 def _register_checksums(builder, archives: Path) -> None:

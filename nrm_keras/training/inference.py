@@ -18,18 +18,27 @@ from nrm_keras.runs import directory
 from nrm_keras.training.saved import load
 
 
-def evaluate(path: Path, data: str | None = None, split: str = "test") -> dict[str, float]:
-    """Scores of a finished run's model.
+def evaluate(path: Path, data: str | None = None, split: str = "test", allow_imports: bool = False) -> dict[str, float]:
+    """Scores of a finished run's model, after the number of `examples` they were measured on.
 
     Args:
         path: the run directory.
         data: an .npz file or a folder of images, measured instead of the run's own data: its own split of that name, or
             all of it where it has none.
         split: "train", "validation" or "test".
+        allow_imports: whether the modules that the run's recipe lists may be imported.
 
     Raises:
-        UserError: the run is unfinished, or the data doesn't fit its model.
+        UserError: the run is unfinished, the data doesn't fit its model, or its recipe needs imports that aren't allowed.
     """
+    if data and not (Path(data).is_dir() or (Path(data).is_file() and Path(data).suffix.lower() == ".npz")):
+        what = "a file of another kind" if Path(data).exists() else "no such file"
+        raise UserError(
+            f"{data}: evaluate measures an .npz file (x, y) or a folder of images, a folder per class."
+            f" Received: {what}. For inputs without labels, use predict."
+        )
+    directory.check(path)
+    loading.import_modules(loading.load(path / directory.RECIPE, allow_imports=allow_imports))
     model = load(path)
     recipe = _recipe(path, data, model.input_shape)
     examples = sources.load(recipe.data)
@@ -45,7 +54,7 @@ def evaluate(path: Path, data: str | None = None, split: str = "test") -> dict[s
         )
     chosen = Split(chosen.inputs, _translated(chosen.labels, examples, _classes(path)))
     batches = Batches(chosen, recipe.data.batch_size, decode=examples.decode)
-    return model.evaluate(batches(0), return_dict=True, verbose=0)
+    return {"examples": len(chosen)} | model.evaluate(batches(0), return_dict=True, verbose=0)
 
 
 def _recipe(path: Path, data: str | None, input_shape):
@@ -57,12 +66,18 @@ def _recipe(path: Path, data: str | None, input_shape):
     elif data:
         overrides = {"source": "npz", "path": data}
     if data:
-        overrides |= {"validation": 0.0, "test": 0.0}
-    return loading.load(path / directory.RECIPE, {"data": overrides} if data else {}, allow_imports=True).recipe
+        overrides |= {"validation": 0.0, "test": 0.0, "limit": None}
+    return loading.load(path / directory.RECIPE, {"data": overrides} if data else {}).recipe
 
 
 def _classes(path: Path) -> list[str]:
-    return directory.summary(path)["classes"]
+    summary = directory.summary(path)
+    if summary is None:
+        raise UserError(
+            f"{path / directory.SUMMARY}: it names the model's classes. Received: no readable file."
+            f" `python -m nrm_keras run --resume {path}` writes it."
+        )
+    return summary["classes"]
 
 
 def _translated(labels: np.ndarray, examples: sources.Examples, classes: list[str]) -> np.ndarray:
@@ -110,7 +125,7 @@ def _read_inputs(source: Path, shape: tuple[int, ...]) -> tuple[list[str], np.nd
         raise UserError(
             f"{source}: predict needs an image, a folder of images, a .npy or an .npz file. Received: no such file."
         )
-    if source.suffix in {".npy", ".npz"}:
+    if source.suffix.lower() in {".npy", ".npz"}:
         array = _read_array(source)
         if array.shape == shape:
             array = array[None]
@@ -121,23 +136,20 @@ def _read_inputs(source: Path, shape: tuple[int, ...]) -> tuple[list[str], np.nd
                 f"{source}: the model takes arrays of shape (examples, {', '.join(map(str, shape))}). Received: {array.shape}."
             )
         return [str(number) for number in range(len(array))], array
-    paths = (
-        [source]
-        if source.is_file()
-        else sorted(p for p in source.rglob("*") if p.suffix.lower() in files.IMAGE_SUFFIXES)
-    )
+    paths = [str(source)] if source.is_file() else files.images_in(source)
     if not paths or len(shape) != 3:
         raise UserError(
             f"{source}: predict takes images for a model of images. Received: {len(paths)} images, a model of {shape}."
         )
-    files.check_images([str(p) for p in paths])
+    files.check_images(paths)
     decode = files.decoder(shape)
-    return [str(p) for p in paths], np.stack([decode(str(p)).numpy() for p in paths])
+    return paths, np.stack([decode(path).numpy() for path in paths])
 
 
 def _read_array(source: Path) -> np.ndarray:
-    try:
-        content = np.load(source, allow_pickle=False)
-        return content if isinstance(content, np.ndarray) else content["x"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{source}: not an array of numbers, or an archive without x. Received: {error}.") from error
+    arrays = files.read_arrays(source, only={"x"})
+    if "x" not in arrays:
+        raise UserError(
+            f"{source}: predict reads the array x. Received: an archive without it. Save it with np.savez(path, x=...)."
+        )
+    return files.numbers(arrays["x"], f"{source}: x").astype("float32")

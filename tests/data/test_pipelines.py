@@ -110,6 +110,22 @@ def test_standardization_is_per_channel_and_survives_constant_channels():
     assert variance[2] == 1.0
 
 
+def test_standardization_takes_at_most_its_sample_and_that_at_random():
+    read = []
+    decode = lambda name: read.append(int(name)) or tf.fill((2,), float(name))
+    names = Split(np.array([f"{i}" for i in range(150)]), np.zeros(150, "int32"))
+    first = standardization(names, decode, sample=100)
+    assert len(set(read)) == len(read) == 100
+    assert len(set(np.diff(read))) > 2  # no stride: data may be periodic
+    np.testing.assert_array_equal(first, standardization(names, decode, sample=100))
+
+
+@pytest.mark.parametrize("decode", [None, lambda x: tf.ensure_shape(x, (5,))])
+def test_augmenting_what_is_no_image_is_refused(decode):
+    with pytest.raises(UserError, match=r"data.augment .* Received: crop, flip for examples of shape \(5,\)"):
+        Batches(numbered(20, (5,)), 4, seed=0, augment=("crop", "flip"), decode=decode)
+
+
 def test_decode_runs_inside_the_pipeline():
     names = Split(np.array([f"{i}" for i in range(10)]), np.arange(10, dtype="int32"))
     decode = lambda name: tf.fill((2,), tf.strings.to_number(name))

@@ -1,13 +1,21 @@
 import gzip
+import hashlib
+import io
 import os
+import shutil
 import subprocess
 import sys
+import time
+import tracemalloc
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nrm_keras.data import sources, tfds
+from nrm_keras.data import files, sources, tfds
+from nrm_keras.data.examples import Examples, Split, holdout
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import schema
 
@@ -63,13 +71,77 @@ def test_npz_with_own_splits_and_to_be_split(tmp_path):
         ({"x": np.full((3, 2), np.nan), "y": np.zeros(3, int)}, "6 NaN"),
         ({"x": np.zeros((3, 2)), "y": np.array([0, -1, 1])}, "-1 to 1"),
         ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": ["a", "b"]}, "0 to 1"),
-        ({"x": np.zeros((3, 2)), "y": np.array([0.5, 1, 2])}, "float64"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0.5, 1, 2])}, r"float64.*np.unique\(y, return_inverse=True\)"),
+        ({"x": np.zeros((3, 2)), "y": np.array([True, False, True])}, r"bool.*np.unique"),
+        ({"x": np.zeros((3, 2)), "y": np.array(["a", "b", "a"])}, r"<U1.*np.unique"),
+        ({"x": np.zeros((3, 2)), "y": np.eye(3)}, r"\(3, 3\).*y.argmax\(1\)"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]) + 2**32}, "4294967296 to 4294967298"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2**64 - 1], "uint64")}, "0 to 18446744073709551615"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2**31 - 1])}, "0 to 2147483647"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": np.array("a")}, r"distinct names.*\(\)"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": [["a", "b", "c"]]}, r"distinct names.*\(1, 3\)"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": ["a", "b", "a"]}, "Received: a more than once"),
+        ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": np.array([], str)}, "distinct names"),
+        ({"x": np.zeros((3, 2), "longdouble"), "y": np.zeros(3, int)}, r"64 bits.*float128"),
+        ({"x": np.zeros((3, 2), complex), "y": np.zeros(3, int)}, "complex128"),
+        ({"x": np.array([[1e39, 0], [-1e300, 0]]), "y": np.zeros(2, int)}, "2 NaN, infinite or larger"),
+        (
+            {
+                "x_train": np.zeros((3, 2)),
+                "y_train": np.zeros(3, int),
+                "x_val": np.zeros((3, 4)),
+                "y_val": np.zeros(3, int),
+            },
+            r"\(2,\) in training, \(4,\) in validation",
+        ),
+        (
+            {
+                "x_train": np.zeros((3, 2)),
+                "y_train": np.zeros(3, int),
+                "x_test": np.zeros((3, 5)),
+                "y_test": np.zeros(3, int),
+            },
+            r"\(2,\) in training, \(5,\) in test",
+        ),
     ],
 )
 def test_npz_mistakes_are_named(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(UserError, match=message):
         sources.load(schema.Npz(source="npz", path=str(tmp_path / "bad.npz")))
+
+
+def load_npz(tmp_path, **arrays):
+    np.savez(tmp_path / "own.npz", **arrays)
+    return sources.load(schema.Npz(source="npz", path=str(tmp_path / "own.npz"), validation=0, test=0))
+
+
+def test_npz_labels_may_be_a_column_or_of_one_example(tmp_path):
+    assert load_npz(tmp_path, x=np.zeros((3, 2)), y=np.array([[0], [2], [1]])).train.labels.tolist() == [0, 2, 1]
+    assert load_npz(tmp_path, x=np.zeros((1, 2)), y=np.array([1])).train.labels.tolist() == [1]
+    assert load_npz(tmp_path, x=np.zeros((1, 2)), y=np.array([[1]])).train.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "classes,names",
+    [(["a", "b"], ("a", "b")), (np.array(["ä".encode(), b"b"]), ("ä", "b")), ([3, 7], ("3", "7"))],
+)
+def test_npz_class_names_may_be_text_bytes_and_numbers(tmp_path, classes, names):
+    assert load_npz(tmp_path, x=np.zeros((2, 2)), y=np.array([0, 1]), classes=classes).classes == names
+
+
+def test_npz_in_another_byte_order(tmp_path):
+    examples = load_npz(tmp_path, x=np.arange(4, dtype=">f4").reshape(2, 2), y=np.array([0, 1], ">i8"))
+    assert examples.train.inputs.dtype == "float32" and examples.train.inputs.tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("shares", [{"validation": 0.9, "test": 0.5}, {"validation": 0, "test": 0.9}])
+def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, shares):
+    np.savez(tmp_path / "few.npz", x=np.zeros((4, 2)), y=np.arange(4) % 2)
+    with pytest.raises(UserError, match=r"data.validation and data.test .* Received: \d of \d examples"):
+        sources.load(schema.Npz(source="npz", path=str(tmp_path / "few.npz"), **shares))
+    with pytest.raises(UserError, match="Received: 4 of 4"):
+        holdout(Split(np.zeros((4, 2)), np.zeros(4, "int32")), 1.5 * 0.6, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
@@ -91,7 +163,7 @@ def test_npz_executes_no_pickle(tmp_path):
 
 
 def paint(folder, count, colour, size=(9, 7)):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", size, (colour, number, 0)).save(folder / f"{number}.png")
 
@@ -127,6 +199,97 @@ def test_folder_names_a_broken_image_and_missing_classes(tmp_path):
         sources.load(schema.Folder(source="folder", path=str(tmp_path)))
 
 
+def load_folder(path, **settings):
+    return sources.load(schema.Folder(source="folder", path=str(path), image_size=(9, 7), **settings))
+
+
+def test_split_folders_in_any_case(tmp_path):
+    for part, count in (("Train", 3), ("VAL", 1), ("TEST", 2)):
+        paint(tmp_path / part / "a", count, 1)
+        paint(tmp_path / part / "b", count, 2)
+    examples = load_folder(tmp_path)
+    assert [len(examples.train), len(examples.validation), len(examples.test)] == [6, 2, 4]
+    assert examples.classes == ("a", "b")
+    (tmp_path / "Validation").mkdir()
+    with pytest.raises(UserError, match="VAL and Validation"):
+        load_folder(tmp_path)
+
+
+def test_a_split_folder_beside_class_folders_is_no_class(tmp_path):
+    for folder in ("a", "b", "test/a", "test/b"):
+        paint(tmp_path / folder, 5, 1)
+    examples = load_folder(tmp_path, validation=0.2)
+    assert examples.classes == ("a", "b")
+    assert [len(examples.train), len(examples.validation), len(examples.test)] == [8, 2, 10]
+    assert all("/test/" in path for path in examples.test.inputs)
+    assert not any("/test/" in path for path in [*examples.train.inputs, *examples.validation.inputs])
+
+
+def test_split_folders_without_one_to_train_on(tmp_path):
+    for folder in ("val/a", "val/b", "test/a", "test/b"):
+        paint(tmp_path / folder, 2, 1)
+    with pytest.raises(UserError, match="a train folder or class folders.*class folders none; split folders val, test"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name,kind", [("x.bmp", "BMP"), ("x.GIF", "GIF"), ("x.tif", "TIFF"), ("x.png", "BMP")])
+def test_other_kinds_of_images_are_refused(tmp_path, name, kind):
+    paint(tmp_path / "a", 2, 1)
+    paint(tmp_path / "b", 2, 1)
+    Image.new("RGB", (9, 7)).save(tmp_path / "b" / name, kind)
+    with pytest.raises(UserError, match=rf"{name}: .*Received: {kind}.*convert it to PNG"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def test_every_mode_of_png_is_decoded(tmp_path, mode, channels):
+    picture = Image.new("RGBA", (9, 7), (255, 0, 0, 255)).convert(mode)
+    picture.save(tmp_path / "x.PNG")
+    files.check_images([str(tmp_path / "x.PNG")])
+    image = files.decoder((9, 7, channels))(str(tmp_path / "x.PNG")).numpy()
+    assert image.shape == (9, 7, channels)
+    expected = np.asarray(picture.convert("RGB"), float).mean((0, 1))  # of all: mode 1 is dithered
+    if channels == 1:
+        expected = expected @ [0.299, 0.587, 0.114]  # PNG's weights differ from these by a twentieth
+    np.testing.assert_allclose(image.mean((0, 1)), expected, atol=25 if channels == 1 else 1)
+
+
+def test_pictures_count_by_their_content_and_not_by_their_names(tmp_path):
+    for part, colour in (("train", 1), ("val", 2), ("test", 3)):
+        paint(tmp_path / "one" / part / "a", 3, colour)
+        paint(tmp_path / "one" / part / "b", 3, colour + 10)
+    shutil.copytree(tmp_path / "one", tmp_path / "two_with_a_longer_name")
+    one, two = load_folder(tmp_path / "one"), load_folder(tmp_path / "two_with_a_longer_name")
+    assert one.fingerprint() == two.fingerprint()
+    assert one.repeated() == {"validation": 0, "test": 0}
+    shutil.copy(tmp_path / "one/train/a/0.png", tmp_path / "one/test/b/1.png")
+    changed = load_folder(tmp_path / "one")
+    assert changed.fingerprint() != two.fingerprint()
+    assert changed.repeated() == {"validation": 0, "test": 1}
+
+
+def test_each_example_is_hashed_once(monkeypatch):
+    x = np.arange(12, dtype="float32").reshape(3, -1)
+    splits = [Split(x[i : i + 1], np.zeros(1, "int32")) for i in (0, 1, 0)]
+    examples = Examples(("a",), *splits, origin="here", shape=x.shape[1:])
+    hashed = []
+    monkeypatch.setattr(hashlib, "blake2b", lambda *a, _real=hashlib.blake2b, **k: hashed.append(a) or _real(*a, **k))
+    examples.fingerprint()
+    assert examples.repeated() == {"validation": 0, "test": 1}
+    assert len([arguments for arguments in hashed if arguments]) == 3
+
+
+def test_hashing_copies_no_whole_array():
+    big = Split(np.zeros((2**12, 2**10), "float32"), np.zeros(2**12, "int32"))  # 16 MB
+    examples = Examples(("a",), big, big.take([0]), big.take([0]), origin="here", shape=(2**10,))
+    tracemalloc.start()
+    examples.fingerprint()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21
+
+
 @pytest.mark.skipif(not tfds.FashionMnist._package_splits(), reason="needs the Debian package dataset-fashion-mnist")
 def test_fashion_mnist_from_the_debian_package(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
@@ -151,6 +314,35 @@ def test_a_missing_source_says_what_was_tried_and_what_supplies_it(tmp_path, mon
     text = str(error.value)
     assert text.index("1. prepared") < text.index("2. cifar-10-binary.tar.gz in") < text.index("3. a download")
     assert "data prepare cifar10 --from" in text and "ConnectionError" in text
+
+
+def test_without_a_network_a_download_fails_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    asked = []
+
+    def urlopen(request, timeout):
+        asked.append((request.get_method(), request.full_url, timeout))
+        raise urllib.error.URLError(OSError("no route to host"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="does not answer: no route to host"):
+        tfds.Cifar10.download([])
+    assert time.monotonic() - start < 20  # importing TFDS included; its ten tries take minutes
+    assert asked == [("HEAD", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", 10)]
+
+
+def test_a_download_says_that_it_starts(tmp_path, monkeypatch, capsys):
+    import tensorflow_datasets
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO())
+    monkeypatch.setattr(
+        tensorflow_datasets.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: print("sizes unknown")
+    )
+    tfds.prepare(tfds.Cifar10)
+    said = capsys.readouterr()
+    assert said.err == "cifar10: downloading from https://www.cs.toronto.edu/~kriz; Ctrl-C stops it\n" and not said.out
 
 
 def test_a_damaged_archive_is_refused_and_leaves_nothing_behind(tmp_path, monkeypatch):
