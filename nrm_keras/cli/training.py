@@ -55,7 +55,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
     with quiet_start():
         from nrm_keras.training import inference
-    rows = inference.predict(Path(arguments.run), Path(arguments.input))
+    rows = inference.predict(Path(arguments.run), Path(arguments.input), arguments.allow_imports)
     if arguments.out:
         directory.write_text(Path(arguments.out), inference.to_csv(rows))
         print(f"{len(rows)} predictions in {arguments.out}")
@@ -129,6 +129,7 @@ def add(subparsers) -> None:
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("input", metavar="INPUT", help="an image, a folder of images, .npy, or .npz with x; raw values")
     parser.add_argument("--out", metavar="FILE", help="write the CSV there instead of printing it")
+    add_allow_imports(parser)
 
     parser = add_verb(
         subparsers, "report", report, "write report.html of runs, also while they train", "report RUN --open"

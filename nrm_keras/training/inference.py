@@ -37,9 +37,7 @@ def evaluate(path: Path, data: str | None = None, split: str = "test", allow_imp
             f"{data}: evaluate measures an .npz file (x, y) or a folder of images, a folder per class."
             f" Received: {what}. For inputs without labels, use predict."
         )
-    directory.check(path)
-    loading.import_modules(loading.load(path / directory.RECIPE, allow_imports=allow_imports))
-    model = load(path)
+    model = _model(path, allow_imports)
     recipe = _recipe(path, data, model.input_shape)
     examples = sources.load(recipe.data)
     chosen = getattr(examples, split)
@@ -55,6 +53,13 @@ def evaluate(path: Path, data: str | None = None, split: str = "test", allow_imp
     chosen = Split(chosen.inputs, _translated(chosen.labels, examples, _classes(path)))
     batches = Batches(chosen, recipe.data.batch_size, decode=examples.decode)
     return {"examples": len(chosen)} | model.evaluate(batches(0), return_dict=True, verbose=0)
+
+
+def _model(path: Path, allow_imports: bool) -> keras.Model:
+    """The run's model, which may be made of layers from the modules that its recipe lists."""
+    directory.check(path)
+    loading.import_modules(loading.load(path / directory.RECIPE, allow_imports=allow_imports))
+    return load(path)
 
 
 def _recipe(path: Path, data: str | None, input_shape):
@@ -90,17 +95,18 @@ def _translated(labels: np.ndarray, examples: sources.Examples, classes: list[st
     raise UserError(f"The model knows the classes {', '.join(classes)}. Received: {', '.join(examples.classes)}.")
 
 
-def predict(path: Path, source: Path) -> list[dict]:
+def predict(path: Path, source: Path, allow_imports: bool = False) -> list[dict]:
     """The class and the probabilities of each input.
 
     Args:
         path: the run directory.
         source: an image, a folder of images, a .npy array or an .npz archive with `x`; raw values as in training.
+        allow_imports: whether the modules that the run's recipe lists may be imported.
 
     Returns:
         One row per input: `input`, `class`, `probability`, and the probability of every class under its name.
     """
-    model = load(path)
+    model = _model(path, allow_imports)
     names, inputs = _read_inputs(source, model.input_shape[1:])
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(inputs, verbose=0)))
     classes = _classes(path)

@@ -92,6 +92,17 @@ def test_every_kind_is_built_from_its_own_module(recipe):
     assert len((recipe.parent / "seen.txt").read_text().splitlines()) == 2
 
 
+def test_a_run_with_imports_is_measured_with_permission_only(recipe):
+    assert command(recipe, "--allow-imports").returncode == 0
+    (path,) = recipe.parent.glob("runs/own/*")
+    code = f"import sys; sys.path.insert(0, {str(recipe.parent)!r}); from nrm_keras.cli import main; sys.exit(main())"
+    line = [sys.executable, "-c", code, "evaluate", str(path)]
+    refused = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "--allow-imports" in refused.stderr
+    measured = subprocess.run([*line, "--allow-imports"], capture_output=True, text=True, check=False)
+    assert measured.returncode == 0 and ["examples", "30"] in map(str.split, measured.stdout.splitlines())
+
+
 def test_nothing_is_imported_without_permission(recipe):
     (recipe.parent / "own_module.py").write_text("open('imported', 'w').close()")
     result = command(recipe)
