@@ -23,7 +23,8 @@ def installed(tmp_path_factory):
     # a copy, so that building leaves nothing in the source
     source = folder / "source"
     for folder_name in ("nrm_keras", "recipes"):
-        shutil.copytree(ROOT / folder_name, source / folder_name, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder_name, source / folder_name, symlinks=True, ignore=ignored)
     for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     built = python("-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(source))
@@ -40,6 +41,7 @@ def files(root, suffix):
 
 
 def test_the_wheel_holds_every_module_recipe_and_template(installed):
+    assert not (installed / "tests").exists() and not (installed / "recipes").exists()
     assert files(installed / "nrm_keras", ".py") == files(ROOT / "nrm_keras", ".py")
     assert files(installed / "nrm_keras" / "recipes", ".yaml") == files(ROOT / "recipes", ".yaml")
     assert files(installed / "nrm_keras" / "report", ".html") == files(ROOT / "nrm_keras" / "report", ".html")

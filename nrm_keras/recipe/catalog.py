@@ -41,7 +41,7 @@ def root() -> Path:
     candidates = (package / "recipes", package.parent / "recipes")
     for folder in candidates:
         if (folder / "base").is_dir():
-            return folder
+            return folder.resolve()  # in a clone the first one is a link to the second
     tried = " and ".join(map(str, candidates))
     raise RecipeError(
         f"the shipped recipes belong to the package. Received: neither {tried} is there. Install it again."
