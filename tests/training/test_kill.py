@@ -54,6 +54,14 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.0005)
 
 
+def inode(path):
+    """Which file stands there; None while there is none: between the two renames of a save, for a moment."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def results(run):
     with open(run / "metrics.csv", newline="") as file:
         rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
@@ -78,8 +86,8 @@ def test_killed_ten_times_and_resumed_bit_for_bit(tmp_path):
     killed_in = []
     for saves in (0, 1, 2, 1, 3, 6, 2, 7, 5, 3):  # how many checkpoints this process may write before it dies
         for _ in range(saves):
-            before = state.stat().st_ino if state.exists() else None
-            wait_for(lambda before=before: state.exists() and state.stat().st_ino != before, process)
+            before = inode(state)
+            wait_for(lambda before=before: inode(state) not in (None, before), process)
         time.sleep(chance.uniform(0, 0.04))
         process.send_signal(signal.SIGKILL)
         process.communicate()
