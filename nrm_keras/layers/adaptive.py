@@ -5,9 +5,17 @@ import math
 import keras
 from keras import initializers, ops
 
-from nrm_keras.layers import kernel
-from nrm_keras.layers.group import POSITIONS, check_choice, check_groups, resolve_groups, standardize_positions
-from nrm_keras.layers.moments import Moments, Tensor
+from nrm_keras.layers import closed_form, kernel
+from nrm_keras.layers.group import POSITIONS, check_choice, check_groups, resolve_groups
+from nrm_keras.layers.moments import (
+    Moments,
+    Tensor,
+    over_batch,
+    over_groups,
+    over_virtual_batches,
+    per_channel,
+    valid_examples,
+)
 from nrm_keras.layers.running import RunningNormalizer
 
 
@@ -47,6 +55,8 @@ class AdaptiveNormalization(RunningNormalizer):
         learn_slope: Whether alpha is trained. It starts as 1.
         positions: "pooled" or "separate", see `GroupNormalization`; None means separate at rank 3, otherwise pooled.
         warmup: Whether the momentum of the running statistics starts at 0, see `BatchNormalization`.
+        virtual_batch_size: How many examples share their batch statistics in training, see `RunningNormalizer`; m is
+            then their number.
         synchronized: Whether to use the statistics of all replicas together, under tf.distribute.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -95,6 +105,7 @@ class AdaptiveNormalization(RunningNormalizer):
         learn_slope=False,
         positions=None,
         warmup=True,
+        virtual_batch_size=None,
         synchronized=False,
         **kwargs,
     ):
@@ -120,6 +131,7 @@ class AdaptiveNormalization(RunningNormalizer):
             gamma_constraint=gamma_constraint,
             synchronized=synchronized,
             warmup=warmup,
+            virtual_batch_size=virtual_batch_size,
             **kwargs,
         )
         self.alternative = alternative
@@ -135,7 +147,8 @@ class AdaptiveNormalization(RunningNormalizer):
         channels = input_shape[self.axis]
         groups = self.groups or (1 if self.alternative == "layer" else 32)
         self._resolved_groups = resolve_groups(groups, channels)
-        self._separate = self.positions == "separate" or (self.positions is None and len(input_shape) == 3)
+        # At rank 2 an example has one position, and it's all the same.
+        self._separate = self.positions == "separate" or len(input_shape) <= (3 if self.positions is None else 2)
         shape = (channels,) if self.gate == "channel" else ()
         self.gate_delta = self.add_precise_weight(name="gate_delta", shape=shape, initializer="zeros")
         self.gate_phi = self.add_precise_weight(
@@ -156,24 +169,63 @@ class AdaptiveNormalization(RunningNormalizer):
         if examples is None:
             examples = ops.exp(ops.convert_to_tensor(self.moving_log_count))
         examples = ops.convert_to_tensor(examples, None if ops.is_tensor(examples) else self._weight_dtype)
-        theta = math.log(self.balance - 1) + self.gate_scale * ops.cast(self.gate_delta, examples.dtype)
-        alpha = ops.softplus(ops.cast(self.gate_phi, examples.dtype))
+        return self._lam(examples, *(ops.cast(v, examples.dtype) for v in (self.gate_delta, self.gate_phi)))
+
+    def _lam_on_four_axes(self, examples):
+        return self._lam(examples, *(per_channel(v, examples.dtype) for v in (self.gate_delta, self.gate_phi)))
+
+    def _lam(self, examples, delta, phi):
+        theta = math.log(self.balance - 1) + self.gate_scale * delta
         plural = examples > 1
         # log(0) must not be there even where it is not chosen: its infinite slope would reach the gradient.
-        logit = alpha * (ops.log(ops.where(plural, examples - 1, 1)) - theta)
+        logit = ops.softplus(phi) * (ops.log(ops.where(plural, examples - 1, 1)) - theta)
         return ops.where(plural, ops.sigmoid(logit), 0)
 
+    def normalize(self, x, mask, training):
+        if self._separate:
+            return self._normalize_separately(x, mask, training)
+        if not self._is_closed(training):
+            return super().normalize(x, mask, training)
+        sums, examples = self._pooling(x, mask)
+        lam = self._lam_on_four_axes(examples)
+        parts = sums, over_groups(self._resolved_groups)
+        y, (batch, _) = closed_form.mixture(x, mask, parts, (lam, 1 - lam), *self.parameters(x.dtype), self.epsilon)
+        self.update(batch._replace(examples=examples))
+        return y
+
+    def _normalize_separately(self, x, mask, training):
+        gamma, beta = self.parameters(x.dtype)
+        if self._is_closed(training):
+            lam = self._lam_on_four_axes(self._pooling(x, mask)[1])
+            y, batch = closed_form.batch(x, mask, lam * gamma, beta, self.epsilon, self.virtual_batch_size)
+            self.update(batch)
+        else:
+            moments = self.measure(x, mask, training)
+            batch = self.statistics(moments, training)
+            lam = self._lam_on_four_axes(batch.examples)
+            standard = self.standardize(moments.from_shift(batch), batch.variance)
+            y = kernel.affine(moments.centered, *standard, lam * gamma, beta)
+        rest, zero = 1 - lam, ops.zeros_like(beta)
+        if self.virtual_batch_size is None or not training:
+            return y + closed_form.positions(x, rest * gamma, zero, self.epsilon, self._resolved_groups)
+        return y + rest * closed_form.positions(x, gamma, zero, self.epsilon, self._resolved_groups)
+
     def coefficients(self, moments, training):
-        pooled = self.statistics(moments, training)
-        lam = ops.reshape(self.batch_weight(pooled.examples), (1, 1, -1, 1))
-        batch = moments.from_shift(pooled), pooled.variance
-        if not self._separate:
-            alternative = moments.over_groups(self._resolved_groups)
-            return kernel.mixture(lam, *batch, *alternative, self.epsilon)
-        # Two shifts, so no common scale: what the alternative gives is an offset to the batch's part.
-        scale, offset = self.standardize(*batch)
-        alternative = standardize_positions(moments, self._resolved_groups, self.epsilon)
-        return lam * scale, kernel.blend(lam, offset, alternative)
+        batch = self.statistics(moments, training)
+        lam = self._lam_on_four_axes(batch.examples)
+        alternative = self.standardize(*moments.over_groups(self._resolved_groups))
+        standard = self.standardize(moments.from_shift(batch), batch.variance)
+        return tuple(lam * one + (1 - lam) * other for one, other in zip(standard, alternative, strict=True))
+
+    def _is_closed(self, training):
+        """Whether gradients in closed form are those of the layer's call."""
+        own = self.overrides(AdaptiveNormalization, "coefficients", "statistics", "batch_weight")
+        return training and not self.synchronized and not own
+
+    def _pooling(self, x, mask):
+        """How the batch's rows are summed, and the number of examples that each row then stands for."""
+        sums = over_batch if self.virtual_batch_size is None else over_virtual_batches(self.virtual_batch_size)
+        return sums, sums(valid_examples(x, mask))
 
     def measure(self, x, mask, training):
         # Pooled, the alternative needs a shift near each example, which the running mean may be far from.
@@ -184,7 +236,7 @@ class AdaptiveNormalization(RunningNormalizer):
 
     def batch_values(self, pooled):
         yield from super().batch_values(pooled)
-        yield self.moving_log_count, ops.log(ops.maximum(pooled.examples, 1))
+        yield self.moving_log_count, ops.mean(ops.log(ops.maximum(pooled.examples, 1)))
 
     def get_config(self):
         config = {

@@ -1,5 +1,7 @@
 """What the layers know of TensorFlow: on other backends there is one replica, and gradients are the backend's own."""
 
+import contextlib
+
 import keras
 
 
@@ -32,10 +34,20 @@ def compiled_by_xla() -> bool:
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
-def fused_batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: bool):
-    """TensorFlow's kernel on x of shape (n, height, width, channels): y, and mean and population variance of the batch."""
+def has_fused_batch_norm() -> bool:
+    """Whether `fused_batch_norm` is there, and the fastest."""
+    return keras.backend.backend() == "tensorflow" and not compiled_by_xla()
+
+
+def fused_batch_norm(x, gamma, beta, epsilon: float, known=None):
+    """TensorFlow's kernel on x of shape (n, height, width, channels): y, and mean and population variance of the batch.
+
+    With `known` statistics (mean, variance) it normalizes with these.
+    """
     import tensorflow as tf
 
+    training = known is None
+    mean, variance = (tf.zeros((0,)),) * 2 if training else known
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=training
     )
@@ -44,3 +56,22 @@ def fused_batch_norm(x, gamma, beta, mean, variance, epsilon: float, training: b
         values = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
         variance *= tf.maximum(values - 1, 1) / tf.maximum(values, 1)
     return y, mean, variance
+
+
+def after(tensor):
+    """A context in which TensorFlow computes anew what it has computed before, once the tensor is there.
+
+    Without it, equal operations of a graph are merged, and their result kept in memory from the first to the last use.
+    """
+    import tensorflow as tf
+
+    return contextlib.nullcontext() if tf.executing_eagerly() else tf.control_dependencies([tensor])
+
+
+def on_cpu() -> bool:
+    """Whether TensorFlow has nothing but CPUs. There products with ones are the fastest sums; GPUs may round in them."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.get_visible_devices("GPU")

@@ -3,12 +3,8 @@
 import keras
 from keras import ops
 
-from nrm_keras.layers import backend, kernel
-from nrm_keras.layers.moments import Pooled, position_share, reshape
+from nrm_keras.layers import closed_form
 from nrm_keras.layers.running import RunningNormalizer
-
-# Below, cuDNN takes another one.
-SMALLEST_EPSILON = 1.001e-5
 
 
 @keras.saving.register_keras_serializable(package="nrm_keras")
@@ -37,6 +33,7 @@ class BatchNormalization(RunningNormalizer):
         synchronized: Whether to use the statistics of all replicas together, under tf.distribute.
         warmup: Whether the momentum starts at 0; it adds the variable `update_count`, which counts as converged where
             weights lack it, as those of Keras' layer do.
+        virtual_batch_size: How many examples share their statistics in training, see `RunningNormalizer`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments: see `Normalizer`. With `trainable=False` the layer is in inference mode.
@@ -85,6 +82,7 @@ class BatchNormalization(RunningNormalizer):
         synchronized=False,
         *,
         warmup=True,
+        virtual_batch_size=None,
         **kwargs,
     ):
         if renorm:
@@ -108,6 +106,7 @@ class BatchNormalization(RunningNormalizer):
             gamma_constraint=gamma_constraint,
             synchronized=synchronized,
             warmup=warmup,
+            virtual_batch_size=virtual_batch_size,
             **kwargs,
         )
         self.renorm = renorm
@@ -115,38 +114,17 @@ class BatchNormalization(RunningNormalizer):
         self.renorm_momentum = renorm_momentum
 
     def normalize(self, x, mask, training):
-        if mask is not None or not self._fits_fused_kernel(x):
+        if self.synchronized or self.overrides(BatchNormalization, "pool", "coefficients", "statistics", "running"):
             return super().normalize(x, mask, training)
-        channels = x.shape[2]
-        # Positions stay an axis of their own: kernels of GPUs bound the first one.
-        rows = ops.reshape(x, (-1, x.shape[1] or 1, 1, channels))
-        gamma = ops.ones((channels,)) if self.gamma is None else ops.convert_to_tensor(self.gamma)
-        beta = ops.zeros((channels,)) if self.beta is None else ops.convert_to_tensor(self.beta)
+        gamma, beta = self.parameters(x.dtype)
         if training:
-            # The kernel loses digits to a large mean. The first example's is near enough; zeros, where there is none.
-            shift = ops.stop_gradient(ops.sum(x[:1], axis=(0, 1, 3)) * position_share(x))
-            known = ops.zeros((0,)), ops.zeros((0,))
-            y, mean, variance = backend.fused_batch_norm(
-                kernel.center(rows, shift), gamma, beta, *known, self.epsilon, training
-            )
-            statistics = (ops.reshape(ops.stop_gradient(v), (1, 1, -1, 1)) for v in (shift, mean, variance))
-            self.update(Pooled(ops.ones(()), *statistics, examples=None))
-        else:
+            y, statistics = closed_form.batch(x, mask, gamma, beta, self.epsilon, self.virtual_batch_size)
+            self.update(statistics)
+            return y
+        if mask is None and closed_form.fits_fused_kernel(x, self.epsilon):
             known = ops.convert_to_tensor(self.moving_mean), ops.convert_to_tensor(self.moving_variance)
-            y, *_ = backend.fused_batch_norm(rows, gamma, beta, *known, self.epsilon, training)
-        return reshape(y, tuple(x.shape), lambda: ops.shape(x))
-
-    def _fits_fused_kernel(self, x):
-        """Within the limits of TensorFlow's kernel, and where nothing that a subclass may override has a say."""
-        return (
-            keras.backend.backend() == "tensorflow"
-            and type(self) is BatchNormalization
-            and not self.synchronized
-            and keras.backend.standardize_dtype(x.dtype) == "float32"
-            and self.epsilon > SMALLEST_EPSILON
-            and x.shape[3] == 1
-            and not backend.compiled_by_xla()
-        )
+            return closed_form.batch_known(x, gamma, beta, *known, self.epsilon)
+        return super().normalize(x, mask, training)
 
     def get_config(self):
         config = {

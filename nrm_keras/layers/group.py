@@ -1,10 +1,9 @@
 """Group normalization."""
 
 import keras
-from keras import ops
 
-from nrm_keras.layers import kernel
-from nrm_keras.layers.moments import Moments, Tensor
+from nrm_keras.layers import closed_form
+from nrm_keras.layers.moments import over_groups
 from nrm_keras.layers.normalizer import Normalizer
 
 POSITIONS = ("pooled", "separate")
@@ -93,22 +92,19 @@ class GroupNormalization(Normalizer):
         self._resolved_groups = resolve_groups(self.groups, input_shape[self.axis])
 
     def normalize(self, x, mask, training):
-        if self.positions == "pooled":
+        if self.overrides(GroupNormalization, "pool", "coefficients"):
             return super().normalize(x, mask, training)
-        standardized = standardize_positions(Moments(x, mask), self._resolved_groups, self.epsilon)
-        return self.affine(standardized, ops.ones((1, 1, 1, 1), x.dtype), ops.zeros((1, 1, 1, 1), x.dtype))
+        gamma, beta = self.parameters(x.dtype)
+        if self.positions == "separate" or x.shape[1] == x.shape[3] == 1:
+            return closed_form.positions(x, gamma, beta, self.epsilon, self._resolved_groups)
+        y, _ = closed_form.mixture(x, mask, (over_groups(self._resolved_groups),), (), gamma, beta, self.epsilon)
+        return y
 
     def pool(self, moments, training):
         return moments.over_groups(self._resolved_groups)
 
     def get_config(self):
         return {**super().get_config(), "groups": self.groups, "positions": self.positions}
-
-
-def standardize_positions(moments: Moments, groups: int, epsilon: float) -> Tensor:
-    """The x of the moments with each group of channels of each position standardized, padding too."""
-    rows = moments.positions_of_groups(groups)
-    return moments.like_x(kernel.affine(rows.centered, *kernel.standardize(*rows.per_channel(), epsilon)))
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:

@@ -49,11 +49,6 @@ def center(x: Tensor, shift: Tensor) -> Tensor:
     return with_gradient(lambda x: (x - shift, lambda slope: slope))(x)
 
 
-def remeasure(mean: Tensor, change: Tensor) -> Tensor:
-    """mean - change, for a change that is a constant as large as the mean or larger."""
-    return with_gradient(lambda mean: (mean - change, lambda slope: sum_like(slope, mean)))(mean)
-
-
 def average(values: Tensor, mask: Tensor | None, share: Tensor | float) -> Tensor:
     """The mean over the valid positions, each of which has the weight `share`."""
     return share * total(values if mask is None else ops.where(mask, values, 0), (1, 3))
@@ -78,94 +73,8 @@ def moments(centered: Tensor, mask: Tensor | None, share: Tensor | float) -> tup
     return function(centered)
 
 
-def pool(mean: Tensor, variance: Tensor, change: Tensor, average, share) -> tuple[Tensor, Tensor]:
-    """Law of total variance: mean and variance of rows together, each with its mean measured from its own origin.
-
-    `change` is how far each origin is from the common one, `average` the weighted mean over the rows, and `share` what
-    a row weighs in it.
-    """
-
-    @with_gradient
-    def function(mean, variance):
-        moved = mean + change
-        pooled_mean = average(moved)
-        deviation = moved - pooled_mean
-        pooled_variance = average(variance + ops.square(deviation))
-
-        def gradient(mean_slope, variance_slope):
-            variance_slope = share * variance_slope + ops.zeros_like(variance)
-            return share * mean_slope + 2 * deviation * variance_slope, variance_slope
-
-        return (pooled_mean, pooled_variance), gradient
-
-    return function(mean, variance)
-
-
-def standardize(mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """(scale, offset) that make the mean 0 and the variance 1, up to epsilon."""
-
-    @with_gradient
-    def function(mean, variance):
-        scale = ops.rsqrt(variance + epsilon)
-
-        def gradient(scale_slope, offset_slope):
-            scale_slope = scale_slope - sum_like(offset_slope * mean, scale)
-            return -sum_like(offset_slope * scale, mean), _through_rsqrt(scale_slope, scale)
-
-        return (scale, -mean * scale), gradient
-
-    return function(mean, variance)
-
-
-def mixture(weight: Tensor, mean, variance, other_mean, other_variance, epsilon: float) -> tuple[Tensor, Tensor]:
-    """(scale, offset) of weight * one + (1 - weight) * other, each standardized; the means are as large as the scale."""
-
-    @with_gradient
-    def function(weight, mean, variance, other_mean, other_variance):
-        rest = 1 - weight
-        scale, other_scale = ops.rsqrt(variance + epsilon), ops.rsqrt(other_variance + epsilon)
-        part, other_part = weight * scale, rest * other_scale
-
-        def gradient(scale_slope, offset_slope):
-            part_slope = scale_slope - offset_slope * mean
-            other_part_slope = scale_slope - offset_slope * other_mean
-            return (
-                sum_like(part_slope * scale - other_part_slope * other_scale, weight),
-                -offset_slope * part,
-                _through_rsqrt(sum_like(part_slope * weight, scale), scale),
-                -offset_slope * other_part,
-                _through_rsqrt(sum_like(other_part_slope * rest, other_scale), other_scale),
-            )
-
-        return (part + other_part, -(mean * part + other_mean * other_part)), gradient
-
-    return function(weight, mean, variance, other_mean, other_variance)
-
-
-def _through_rsqrt(slope, scale):
-    return slope * (-0.5 * scale * ops.square(scale))
-
-
-def blend(weight: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """weight * one + (1 - weight) * other."""
-
-    @with_gradient
-    def function(weight, one, other):
-        rest = 1 - weight
-
-        def gradient(slope):
-            weight_slope = sum_like(slope * (one - other), weight)
-            return weight_slope, sum_like(slope * weight, one), sum_like(slope * rest, other)
-
-        return weight * one + rest * other, gradient
-
-    return function(weight, one, other)
-
-
-def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma=None, beta=None) -> Tensor:
+def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """gamma * (centered * scale + offset) + beta; gamma and beta meet the small arrays, not the large one."""
-    gamma = ops.ones((1, 1, 1, 1), scale.dtype) if gamma is None else gamma
-    beta = ops.zeros((1, 1, 1, 1), scale.dtype) if beta is None else beta
 
     @with_gradient
     def function(centered, scale, offset, gamma, beta):

@@ -9,12 +9,16 @@ data's offset is large against its spread. The shift never changes a result othe
 
 import functools
 import math
+import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from keras import ops
 
 from nrm_keras.layers import backend, kernel
 from nrm_keras.layers.kernel import Tensor
+
+Sums = Callable[[Tensor], Tensor]
 
 
 def four_axes(shape, axis: int) -> tuple:
@@ -73,59 +77,75 @@ class Pooled(NamedTuple):
     examples: Tensor | None
 
 
-def pool_rows(
-    mean: Tensor, variance: Tensor, shift: Tensor, axis, weight: Tensor | None = None, examples=None
-) -> Pooled:
-    """Law of total variance over the rows along `axis`, each with its weight and a mean measured from its own shift.
+def over_batch(rows: Tensor) -> Tensor:
+    """Sums the rows of all examples."""
+    return kernel.total(rows, (0,))
+
+
+def over_groups(groups: int) -> Sums:
+    """Sums the rows of the channels of each of some groups of neighbouring channels."""
+    if groups == 1:
+        return lambda rows: kernel.total(rows, (2,))
+
+    def sums(rows):
+        channels = rows.shape[2]
+        split = ops.reshape(rows, (-1, 1, groups, channels // groups, 1))
+        shared = ops.sum(split, 3, keepdims=True) + ops.zeros_like(split)
+        return ops.reshape(shared, (-1, 1, channels, *rows.shape[3:]))
+
+    return sums
+
+
+def over_virtual_batches(size: int) -> Sums:
+    """Sums the rows of each `size` examples in their order; the last ones may be fewer."""
+
+    def sums(rows):
+        count, rest = ops.shape(rows)[0], tuple(rows.shape[1:])
+        batches = ops.reshape(ops.pad(rows, [[0, -count % size], *[[0, 0]] * len(rest)]), (-1, size, *rest))
+        shared = ops.sum(batches, 1, keepdims=True) + ops.zeros_like(batches)
+        return ops.reshape(shared, (-1, *rest))[:count]
+
+    return sums
+
+
+def pool_rows(mean: Tensor, variance: Tensor, shift: Tensor, weight: Tensor | None, sums: Sums) -> Pooled:
+    """Law of total variance over the rows that `sums` adds up, each with its weight and mean measured from its shift.
 
     Without weights all rows weigh 1. Where all weights are zero the mean is 0 and the variance 1, so that whatever is
     normalized with it stays as it is.
     """
-    axis = (axis,) if isinstance(axis, int) else axis
-    shift = _spread(shift, mean)
-    if weight is None:
-        total = _count(mean, axis)
-        share, total = _reciprocal(total, mean.dtype), ops.cast(total, mean.dtype)
-    else:
-        weight = _spread(weight, mean)
-        total = ops.sum(weight, axis, keepdims=True)
-        share = weight * _reciprocal(total, mean.dtype)
-
-    def average(values):
-        if weight is None:
-            return share * kernel.total(values, axis)
-        return kernel.total(share * values, axis)
-
-    reference = average(shift)
-    pooled_mean, pooled_variance = kernel.pool(mean, variance, shift - reference, average, share)
-    if weight is not None:
-        pooled_variance = ops.where(total > 0, pooled_variance, 1)
-    return Pooled(total, reference, pooled_mean, pooled_variance, examples)
+    weight = ops.ones_like(mean) if weight is None else weight + ops.zeros_like(mean)
+    total = sums(weight)
+    share = weight * reciprocal(total)
+    reference = sums(share * shift)
+    moved = (shift - reference) + mean
+    pooled_mean = sums(share * moved)
+    pooled_variance = sums(share * (variance + ops.square(moved - pooled_mean)))
+    return Pooled(total, reference, pooled_mean, ops.where(total > 0, pooled_variance, 1), examples=None)
 
 
-def _count(values, axes):
-    """How many entries there are along the axes, a plain number if that is known."""
-    if all(values.shape[axis] is not None for axis in axes):
-        return math.prod(values.shape[axis] for axis in axes)
-    sizes = ops.shape(values)
-    return functools.reduce(lambda a, b: a * b, [sizes[axis] for axis in axes if values.shape[axis] != 1])
+def average_rows(pooled: Pooled) -> Pooled:
+    """One row for all from those of virtual batches, the mean over their examples; `examples` as its geometric mean."""
+    share = ops.cast(pooled.weight > 0, pooled.mean.dtype)
+    share = share * reciprocal(over_batch(share))
+    means = (over_batch(share * values) for values in (pooled.reference, pooled.mean, pooled.variance))
+    examples = pooled.examples
+    if examples is not None:
+        examples = ops.exp(over_batch(share * ops.log(ops.maximum(examples, 1))))
+    return Pooled(over_batch(pooled.weight), *means, examples)
 
 
-def _reciprocal(count, dtype):
-    """1 / count, or 1 where there is nothing to count; a plain number if count is one."""
-    if isinstance(count, int):
-        return 1 / max(count, 1)
+def reciprocal(count: Tensor) -> Tensor:
+    """1 / count, or 1 where there is nothing to count."""
     # Weights count positions, so a total below 1 is 0: this divides by zero nowhere, not even in a gradient.
-    return ops.reciprocal(ops.maximum(ops.cast(count, dtype), 1))
+    return ops.reciprocal(ops.maximum(count, 1))
 
 
-def position_share(x: Tensor) -> Tensor | float:
-    """The weight of a position in the mean of its example."""
-    return _reciprocal(_count(x, (1, 3)), x.dtype)
-
-
-def _spread(values: Tensor, like: Tensor) -> Tensor:
-    return values if tuple(values.shape) == tuple(like.shape) else ops.broadcast_to(values, ops.shape(like))
+def valid_examples(x: Tensor, mask: Tensor | None) -> Tensor:
+    """1 for each example, or 0 where it is nothing but padding; shape (n, 1, 1, 1)."""
+    if mask is None:
+        return ops.ones_like(x[:, :1, :1, :1])
+    return ops.cast(ops.any(mask, axis=(1, 2, 3), keepdims=True), x.dtype)
 
 
 class Moments:
@@ -138,9 +158,6 @@ class Moments:
     """
 
     def __init__(self, x: Tensor, mask: Tensor | None = None, shift: Tensor | None = None):
-        if mask is not None:
-            # Padding may hold anything. Times a gradient of zero, NaN and infinity would still be NaN.
-            x = ops.where(ops.logical_or(mask, ops.isfinite(x)), x, 0)
         self._x = x
         self._mask = mask
         self._foreign = shift is not None
@@ -161,7 +178,7 @@ class Moments:
     @functools.cached_property
     def _share(self):
         """The weight of a position in the mean of its example."""
-        return position_share(self._x) if self._mask is None else _reciprocal(self.weight, self._x.dtype)
+        return reciprocal(number_of(self._x, (1, 3)) if self._mask is None else self.weight)
 
     @functools.cached_property
     def _own(self):
@@ -180,18 +197,6 @@ class Moments:
     def variance(self) -> Tensor:
         return self._own[1]
 
-    def positions_of_groups(self, groups: int) -> "Moments":
-        """Moments of the same x with each group of channels of each position as a channel of an example of its own."""
-        x = ops.transpose(self._x, (0, 1, 3, 2)) if self._x.shape[3] != 1 else self._x
-        return Moments(ops.reshape(x, (-1, 1, groups, self._x.shape[2] // groups)))
-
-    def like_x(self, values: Tensor) -> Tensor:
-        """Values of `positions_of_groups` back in the shape of x."""
-        if self._x.shape[3] == 1:
-            return reshape(values, tuple(self._x.shape), lambda: ops.shape(self._x))
-        examples, before, channels, behind = ops.shape(self._x)
-        return ops.transpose(ops.reshape(values, (examples, before, behind, channels)), (0, 1, 3, 2))
-
     def relative(self, mean: Tensor) -> Tensor:
         """Measures a known mean per channel, of shape (channels,), from the shift."""
         return per_channel(mean, self._x.dtype) - self.shift
@@ -202,24 +207,8 @@ class Moments:
 
     def over_groups(self, groups: int) -> tuple[Tensor, Tensor]:
         """(mean, variance) pooled over `groups` groups of neighbouring channels of each example."""
-        if groups == 1:
-            pooled = pool_rows(*self._own, self.shift, 2, self.weight)
-            return self.from_shift(pooled), pooled.variance
-        channels = self._x.shape[2]
-        full = tuple(self.mean.shape)
-        split = (*full[:2], groups, channels // groups, full[3])
-
-        def grouped(values):
-            values = _spread(values, self.mean)
-            return reshape(values, split, lambda: (*ops.shape(values)[:2], *split[2:4], ops.shape(values)[3]))
-
-        def ungrouped(values):
-            return reshape(values, full, lambda: ops.shape(self.mean))
-
-        shift, mean, variance = grouped(self.shift), grouped(self.mean), grouped(self.variance)
-        pooled = pool_rows(mean, variance, shift, 3, None if self.weight is None else grouped(self.weight))
-        mean = kernel.remeasure(pooled.mean, shift - pooled.reference)
-        return ungrouped(mean), ungrouped(_spread(pooled.variance, mean))
+        pooled = pool_rows(*self._own, self.shift, self.weight, over_groups(groups))
+        return self.from_shift(pooled), pooled.variance
 
     def over_batch(self, synchronized: bool = False) -> tuple[Tensor, Tensor]:
         """(mean, variance) of each channel pooled over the batch; over all replicas' batches if `synchronized`."""
@@ -228,17 +217,23 @@ class Moments:
 
     def from_shift(self, pooled: Pooled) -> Tensor:
         """A pooled mean, measured from the shift."""
-        return kernel.remeasure(pooled.mean, self.shift - pooled.reference)
+        return pooled.mean - (self.shift - pooled.reference)
 
-    def batch(self, synchronized: bool = False) -> Pooled:
-        """The batch's statistics per channel, of shape (1, 1, channels, 1), and the number of its valid examples."""
-        if self._mask is None:
-            examples = ops.cast(_count(self._x, (0,)), self._x.dtype)
-        else:
-            valid = ops.any(self.weight > 0, axis=(1, 2, 3))
-            examples = ops.sum(ops.cast(valid, self._x.dtype))
-        pooled = pool_rows(*self._own, self.shift, (0, 1, 3), self.weight, examples)
+    def batch(self, synchronized: bool = False, virtual_batch_size: int | None = None) -> Pooled:
+        """The batch's statistics per channel, of shape (1, 1, channels, 1), and the number of its valid examples.
+
+        With virtual batches each example has those of its own, in shape (n, 1, channels, 1).
+        """
+        sums = over_batch if virtual_batch_size is None else over_virtual_batches(virtual_batch_size)
+        pooled = pool_rows(*self._own, self.shift, self.weight, sums)
+        pooled = pooled._replace(examples=sums(valid_examples(self._x, self._mask)))
         return _over_replicas(pooled) if synchronized else pooled
+
+
+def number_of(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The number of positions along the axes, in the dtype of x."""
+    sizes = (x.shape[axis] if x.shape[axis] is not None else ops.shape(x)[axis] for axis in axes)
+    return ops.cast(functools.reduce(operator.mul, sizes, 1), x.dtype)
 
 
 def _over_replicas(pooled: Pooled) -> Pooled:
@@ -248,4 +243,4 @@ def _over_replicas(pooled: Pooled) -> Pooled:
     # Gathered, the sizes are no longer known.
     rows = ops.reshape(rows, (-1, len(pooled), *shape[2:]))
     weight, reference, mean, variance, examples = (rows[:, i : i + 1] for i in range(len(pooled)))
-    return pool_rows(mean, variance, reference, 0, weight, ops.sum(examples[:, 0, 0, 0]))
+    return pool_rows(mean, variance, reference, weight, over_batch)._replace(examples=over_batch(examples[:, :, :1]))

@@ -120,6 +120,9 @@ class Normalizer(keras.layers.Layer):
             mask = expand_mask(mask, inputs, axis)
         shape = tuple(inputs.shape)
         x = reshape(ops.cast(inputs, dtype), four_axes(shape, axis), lambda: four_axes(ops.shape(inputs), axis))
+        if mask is not None:
+            # Padding may hold anything. Times a gradient of zero, NaN and infinity would still be NaN.
+            x = ops.where(ops.logical_or(mask, ops.isfinite(x)), x, 0)
         outputs = self.normalize(x, mask, bool(training) and self.trainable)
         return ops.cast(reshape(outputs, shape, lambda: ops.shape(inputs)), self.compute_dtype)
 
@@ -131,9 +134,13 @@ class Normalizer(keras.layers.Layer):
 
     def affine(self, centered: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         """gamma * (centered * scale + offset) + beta."""
-        gamma = None if self.gamma is None else per_channel(self.gamma, centered.dtype)
-        beta = None if self.beta is None else per_channel(self.beta, centered.dtype)
-        return kernel.affine(centered, scale, offset, gamma, beta)
+        return kernel.affine(centered, scale, offset, *self.parameters(centered.dtype))
+
+    def parameters(self, dtype: str) -> tuple[Tensor, Tensor]:
+        """(gamma, beta) on the four axes, 1 and 0 where the layer has none."""
+        gamma = ops.ones((1, 1, 1, 1), dtype) if self.gamma is None else per_channel(self.gamma, dtype)
+        beta = ops.zeros((1, 1, 1, 1), dtype) if self.beta is None else per_channel(self.beta, dtype)
+        return gamma, beta
 
     def measure(self, x: Tensor, mask: Tensor | None, training: bool) -> Moments:
         """Moments of x, of shape (batch, positions before, channels, positions behind the channel axis)."""
@@ -152,7 +159,12 @@ class Normalizer(keras.layers.Layer):
 
     def standardize(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, offset) that make the mean 0 and the variance 1, up to epsilon."""
-        return kernel.standardize(mean, variance, self.epsilon)
+        scale = ops.rsqrt(variance + self.epsilon)
+        return scale, -mean * scale
+
+    def overrides(self, cls: type, *names: str) -> bool:
+        """Whether a subclass of `cls` has methods of its own by these names, which closed forms would pass over."""
+        return any(getattr(type(self), name) is not getattr(cls, name) for name in names)
 
     def add_precise_weight(self, **kwargs):
         """`add_weight` that stays float32 (or float64) under every dtype policy."""

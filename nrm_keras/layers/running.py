@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 from keras import initializers, ops
 
-from nrm_keras.layers.moments import Moments, Pooled, Tensor, per_channel
+from nrm_keras.layers.moments import Moments, Pooled, Tensor, average_rows, per_channel
 from nrm_keras.layers.normalizer import Normalizer
 
 # As many updates behind it as make the warm-up's momentum 1 in float32, above any `momentum`.
@@ -29,6 +29,9 @@ class RunningNormalizer(Normalizer):
         synchronized: Whether batch statistics are those of all replicas together. TensorFlow only.
         warmup: Whether the momentum starts at 0. It costs one more variable, the number of updates; weights that lack
             it, such as those of Keras' layer, load as if converged.
+        virtual_batch_size: How many examples, in their order, share their statistics in training; the last ones may be
+            fewer. None means the whole batch. The running statistics then average those of the virtual batches
+            ("ghost batch normalization", Hoffer et al. 2017, arXiv:1705.08741, section 4).
         **kwargs: Arguments of `Normalizer`.
 
     Source: running averages, Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1.
@@ -41,9 +44,11 @@ class RunningNormalizer(Normalizer):
         moving_variance_initializer="ones",
         synchronized=False,
         warmup=True,
+        virtual_batch_size=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        _check_virtual_batch_size(virtual_batch_size, synchronized)
         if synchronized and keras.backend.backend() != "tensorflow":
             raise ValueError(
                 "`synchronized=True` needs the TensorFlow backend. "
@@ -54,6 +59,7 @@ class RunningNormalizer(Normalizer):
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
         self.synchronized = synchronized
         self.warmup = warmup
+        self.virtual_batch_size = virtual_batch_size
         self.moving_mean = None
         self.moving_variance = None
         self.update_count = None
@@ -85,7 +91,7 @@ class RunningNormalizer(Normalizer):
         """The batch's statistics, which move the running ones; at inference, the running ones in their place."""
         if not training:
             return self.running(moments.shift.dtype)
-        pooled = moments.batch(self.synchronized)
+        pooled = moments.batch(self.synchronized, self.virtual_batch_size)
         self.update(pooled)
         return pooled
 
@@ -101,6 +107,8 @@ class RunningNormalizer(Normalizer):
 
     def update(self, pooled: Pooled) -> None:
         """Moves the running statistics, unless the batch has none worth keeping."""
+        if self.virtual_batch_size is not None:
+            pooled = average_rows(pooled)
         # A mean that is not finite makes the variance about it so.
         usable = ops.all(ops.logical_and(pooled.weight > 0, ops.isfinite(pooled.variance)))
         momentum = ops.where(usable, self._momentum(), 1.0)
@@ -133,5 +141,21 @@ class RunningNormalizer(Normalizer):
             "moving_variance_initializer": initializers.serialize(self.moving_variance_initializer),
             "synchronized": self.synchronized,
             "warmup": self.warmup,
+            "virtual_batch_size": self.virtual_batch_size,
         }
         return {**super().get_config(), **config}
+
+
+def _check_virtual_batch_size(size, synchronized):
+    if size is None:
+        return
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(
+            "`virtual_batch_size` must be a positive integer, or None for the whole batch. "
+            f"Received: virtual_batch_size={size!r}. Pass the number of examples that share their statistics."
+        )
+    if synchronized:
+        raise ValueError(
+            "`virtual_batch_size` makes batches smaller and `synchronized` makes them larger. "
+            f"Received: virtual_batch_size={size} and synchronized=True. Leave one of them out."
+        )
