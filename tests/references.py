@@ -60,6 +60,36 @@ def group_normalization(x, gamma, beta, epsilon, groups, axis=-1, mask=None, pos
     return _affine(np.moveaxis(y, -1, axis), gamma, beta, axis)
 
 
+def layer_normalization(x, gamma, beta, epsilon, axes, mask=None):
+    """Ba et al. 2016, equations 3 and 4, over `axes`; `mask` has the leading dimensions of x."""
+    x, axes = np.asarray(x, "float64"), sorted(axis % np.ndim(x) for axis in axes)
+    valid = np.ones(x.shape, bool)
+    if mask is not None:
+        valid &= np.reshape(mask, np.shape(mask) + (1,) * (x.ndim - np.ndim(mask))).astype(bool)
+    y = np.empty_like(x)
+    for kept in np.ndindex(*(1 if axis in axes else size for axis, size in enumerate(x.shape))):
+        where = tuple(slice(None) if axis in axes else kept[axis] for axis in range(x.ndim))
+        mean, variance = _statistics(x[where][valid[where]])
+        y[where] = (x[where] - mean) / np.sqrt(variance + epsilon) * gamma + beta
+    return y
+
+
+def switchable_normalization(x, gamma, beta, mean_logits, variance_logits, batch, epsilon, axis=-1, mask=None):
+    """Luo et al. 2019, equation 3; `batch` is (mean, variance) of each channel over the batch, or running ones."""
+    x = np.moveaxis(np.asarray(x, "float64"), axis, -1)
+    mask = np.ones(x.shape[:-1], bool) if mask is None else np.asarray(mask, bool)
+    w, u = (np.exp(logits) / np.sum(np.exp(logits)) for logits in (mean_logits, variance_logits))
+    y = np.empty_like(x)
+    for n in range(x.shape[0]):
+        layer_mean, layer_variance = _statistics(x[n][mask[n]])
+        for c in range(x.shape[-1]):
+            mean, variance = _statistics(x[n, ..., c][mask[n]])
+            mean = w[0] * mean + w[1] * layer_mean + w[2] * batch[0][c]
+            variance = u[0] * variance + u[1] * layer_variance + u[2] * batch[1][c]
+            y[n, ..., c] = (x[n, ..., c] - mean) / np.sqrt(variance + epsilon)
+    return _affine(np.moveaxis(y, -1, axis), gamma, beta, axis)
+
+
 def batch_weight(examples, balance, gate_scale, delta, phi):
     """Weight of the adaptive mixer on batch statistics."""
     if examples <= 1:

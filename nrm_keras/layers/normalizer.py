@@ -95,32 +95,21 @@ class Normalizer(keras.layers.Layer):
     def build(self, input_shape):
         channels = self._check_shape(input_shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
-        if self.scale:
-            self.gamma = self.add_precise_weight(
-                name="gamma",
-                shape=(channels,),
-                initializer=self.gamma_initializer,
-                regularizer=self.gamma_regularizer,
-                constraint=self.gamma_constraint,
-            )
-        if self.center:
-            self.beta = self.add_precise_weight(
-                name="beta",
-                shape=(channels,),
-                initializer=self.beta_initializer,
-                regularizer=self.beta_regularizer,
-                constraint=self.beta_constraint,
-            )
+        self.add_affine_weights((channels,))
         super().build(input_shape)
 
     def call(self, inputs, training=None, mask=None):
+        return self.on_four_axes(self.normalize, inputs, training, mask)
+
+    def on_four_axes(self, normalize, inputs, training=None, mask=None):
+        """`normalize(x, mask, training)` on the inputs in its shape, back in theirs; otherwise the whole call."""
         axis = self.axis % len(inputs.shape)
         dtype = keras.backend.result_type(inputs.dtype, self._weight_dtype)
         if mask is not None:
             mask = expand_mask(mask, inputs, axis)
         shape = tuple(inputs.shape)
         x = reshape(ops.cast(inputs, dtype), four_axes(shape, axis), lambda: four_axes(ops.shape(inputs), axis))
-        outputs = self.normalize(x, mask, bool(training) and self.trainable)
+        outputs = normalize(x, mask, bool(training) and self.trainable)
         return ops.cast(reshape(outputs, shape, lambda: ops.shape(inputs)), self.compute_dtype)
 
     def normalize(self, x: Tensor, mask: Tensor | None, training: bool) -> Tensor:
@@ -153,6 +142,25 @@ class Normalizer(keras.layers.Layer):
     def standardize(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, offset) that make the mean 0 and the variance 1, up to epsilon."""
         return kernel.standardize(mean, variance, self.epsilon)
+
+    def add_affine_weights(self, shape):
+        """Adds `gamma` and `beta`, or those of them that the layer has."""
+        if self.scale:
+            self.gamma = self.add_precise_weight(
+                name="gamma",
+                shape=shape,
+                initializer=self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        if self.center:
+            self.beta = self.add_precise_weight(
+                name="beta",
+                shape=shape,
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
 
     def add_precise_weight(self, **kwargs):
         """`add_weight` that stays float32 (or float64) under every dtype policy."""

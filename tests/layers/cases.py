@@ -6,7 +6,14 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from nrm_keras.layers import AdaptiveNormalization, BatchNormalization, GroupNormalization
+from nrm_keras.layers import (
+    AdaptiveNormalization,
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    SwitchableNormalization,
+)
 from tests import references
 
 EPSILON = 1e-3
@@ -52,6 +59,12 @@ def _adaptive(groups, positions=None):
     return reference
 
 
+def _switchable(x, w, axis, mask, training):
+    batch = references.batch_statistics(x, axis, mask) if training else (w["moving_mean"], w["moving_variance"])
+    weights = w["gamma"], w["beta"], w["mean_logits"], w["variance_logits"]
+    return references.switchable_normalization(x, *weights, batch, EPSILON, axis, mask)
+
+
 def _layer(cls, **fixed):
     return lambda **kwargs: cls(**{"epsilon": EPSILON, **fixed, **kwargs})
 
@@ -59,7 +72,9 @@ def _layer(cls, **fixed):
 CASES = [
     Case("batch", _layer(BatchNormalization), _batch, True),
     Case("group", _layer(GroupNormalization, groups=2), _group(2)),
-    Case("instance", _layer(GroupNormalization, groups=-1), _group(-1)),
+    Case("groups-of-one", _layer(GroupNormalization, groups=-1), _group(-1)),
+    Case("instance", _layer(InstanceNormalization), _group(-1)),
+    Case("layer", _layer(LayerNormalization), _group(1, "separate")),
     Case("separate", _layer(GroupNormalization, groups=2, positions="separate"), _group(2, "separate")),
     Case("adaptive", _layer(AdaptiveNormalization, balance=4.0), _adaptive(1), True),
     Case(
@@ -74,6 +89,7 @@ CASES = [
         _adaptive(1, "pooled"),
         True,
     ),
+    Case("switchable", _layer(SwitchableNormalization), _switchable, True),
 ]
 
 RANDOM = {
@@ -83,6 +99,8 @@ RANDOM = {
     "moving_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
     "gate_delta": lambda rng, shape: rng.normal(scale=0.05, size=shape),
     "gate_phi": lambda rng, shape: rng.normal(size=shape),
+    "mean_logits": lambda rng, shape: rng.normal(size=shape),
+    "variance_logits": lambda rng, shape: rng.normal(size=shape),
     "moving_log_count": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
     "update_count": lambda rng, shape: np.zeros(shape),
 }
