@@ -135,7 +135,7 @@ class LayerNormalization(Normalizer):
         """The axes, counted from the front and in order."""
         rank = len(input_shape)
         axes = sorted({axis % rank for axis in self._given_axes if -rank <= axis < rank})
-        if len(axes) != len(self._given_axes) or 0 in axes:
+        if not axes or len(axes) != len(self._given_axes) or 0 in axes:
             raise ValueError(
                 "`axis` must be the channel axis of the inputs, or several of their axes, each named once, and not 0, "
                 f"the batch. Received: axis={self.axis} and inputs of shape {tuple(input_shape)}. "
