@@ -60,6 +60,25 @@ def group_normalization(x, gamma, beta, epsilon, groups, axis=-1, mask=None, pos
     return _affine(np.moveaxis(y, -1, axis), gamma, beta, axis)
 
 
+def domain_statistics(x, domain, domains, mask=None, axis=-1):
+    """Chang et al. 2019, equations 4 and 5: (mean, variance) for each example, unknown domains from all examples."""
+    x, mask = np.asarray(x, "float64"), np.ones(np.delete(np.shape(x), axis), bool) if mask is None else mask
+    pairs = []
+    for d in domain:
+        chosen = [n for n in range(len(x)) if domain[n] == d or not 0 <= d < domains]
+        pairs.append(batch_statistics(x[chosen], axis, mask[chosen]))
+    return pairs
+
+
+def domain_batch_normalization(x, gamma, beta, pairs, epsilon, axis=-1):
+    """Each example with its own pair of statistics."""
+    rows = [
+        inference(example[None], gamma, beta, mean, variance, epsilon, axis)
+        for example, (mean, variance) in zip(np.asarray(x, "float64"), pairs, strict=True)
+    ]
+    return np.concatenate(rows) if rows else np.zeros(np.shape(x))
+
+
 def layer_normalization(x, gamma, beta, epsilon, axes, mask=None):
     """Ba et al. 2016, equations 3 and 4, over `axes`; `mask` has the leading dimensions of x."""
     x, axes = np.asarray(x, "float64"), sorted(axis % np.ndim(x) for axis in axes)

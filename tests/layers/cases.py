@@ -9,6 +9,7 @@ import numpy as np
 from nrm_keras.layers import (
     AdaptiveNormalization,
     BatchNormalization,
+    DomainBatchNormalization,
     GroupNormalization,
     InstanceNormalization,
     LayerNormalization,
@@ -65,6 +66,23 @@ def _switchable(x, w, axis, mask, training):
     return references.switchable_normalization(x, *weights, batch, EPSILON, axis, mask)
 
 
+@keras.saving.register_keras_serializable(package="nrm_keras_tests")
+class SecondDomain(DomainBatchNormalization):
+    """All examples from domain 1 of 3, so that it is called like every layer and is batch normalization."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, keras.ops.ones(keras.ops.shape(inputs)[:1], "int32"), training, mask)
+
+    def compute_output_spec(self, inputs, **kwargs):
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
+
+
+def _domain(x, w, axis, mask, training):
+    if training:
+        return _batch(x, w, axis, mask, training)
+    return references.inference(x, w["gamma"], w["beta"], w["domain_mean"][1], w["domain_variance"][1], EPSILON, axis)
+
+
 def _layer(cls, **fixed):
     return lambda **kwargs: cls(**{"epsilon": EPSILON, **fixed, **kwargs})
 
@@ -90,6 +108,7 @@ CASES = [
         True,
     ),
     Case("switchable", _layer(SwitchableNormalization), _switchable, True),
+    Case("domain", _layer(SecondDomain, domains=3), _domain, True),
 ]
 
 RANDOM = {
@@ -101,6 +120,9 @@ RANDOM = {
     "gate_phi": lambda rng, shape: rng.normal(size=shape),
     "mean_logits": lambda rng, shape: rng.normal(size=shape),
     "variance_logits": lambda rng, shape: rng.normal(size=shape),
+    "domain_mean": lambda rng, shape: rng.normal(size=shape),
+    "domain_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
+    "domain_updates": lambda rng, shape: np.ones(shape),
     "moving_log_count": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
     "update_count": lambda rng, shape: np.zeros(shape),
 }
