@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from nrm_keras.layers import backend
-from nrm_keras.layers.moments import Moments, Pooled, Tensor
+from nrm_keras.layers.moments import Moments, Pooled, Tensor, per_channel
 from nrm_keras.layers.running import RunningNormalizer
 
 Table = tuple[Tensor, Tensor, Tensor]
@@ -190,13 +190,11 @@ class DomainBatchNormalization(RunningNormalizer):
             variable.assign(variable * momentum + values * (1.0 - momentum))
         self.domain_updates.assign(self.domain_updates + ops.cast(usable, self.domain_updates.dtype))
 
-    def batch_values(self, pooled):
-        (moving_mean, mean), (moving_variance, variance) = super().batch_values(pooled)
-        mean, variance = ops.cast(mean, moving_mean.dtype), ops.cast(variance, moving_mean.dtype)
-        # Law of total variance over the batches, while `moving_mean` still holds those before.
-        between = self._momentum(self.update_count) * ops.square(mean - moving_mean)
-        yield moving_mean, mean
-        yield moving_variance, variance + between
+    def update(self, pooled):
+        # Law of total variance over the batches: those of one domain each say nothing about the spread of domains.
+        change = pooled.reference + pooled.mean - per_channel(self.moving_mean, pooled.mean.dtype)
+        between = ops.cast(self._momentum(self.update_count), change.dtype) * ops.square(change)
+        super().update(pooled._replace(variance=pooled.variance + between))
 
     def compute_output_shape(self, inputs_shape, domain_shape=None):
         return super().compute_output_shape(inputs_shape)

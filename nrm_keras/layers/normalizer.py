@@ -102,7 +102,7 @@ class Normalizer(keras.layers.Layer):
         return self.on_four_axes(self.normalize, inputs, training, mask)
 
     def on_four_axes(self, normalize, inputs, training=None, mask=None):
-        """`normalize(x, mask, training)` on the inputs in its shape, back in theirs; otherwise the whole call."""
+        """The call, with the function `normalize(x, mask, training)` in place of the method of that name."""
         axis = self.axis % len(inputs.shape)
         dtype = keras.backend.result_type(inputs.dtype, self._weight_dtype)
         if mask is not None:

@@ -201,6 +201,13 @@ def test_spread_between_batches_counts_together():
     np.testing.assert_allclose(to_numpy(layer.domain_variance).ravel(), [1, 1], rtol=0.1)
 
 
+def test_a_batch_too_far_away_for_its_square_is_left_out():
+    layer = DomainBatchNormalization(1)
+    for x in (np.array([[1.0], [3.0]], "float32"), np.full((2, 1), 1e25, "float32")):
+        layer(x, np.array([-1, -1]), training=True)
+    assert (float(layer.moving_mean[0]), float(layer.moving_variance[0])) == (2.0, 1.0)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_a_broken_domain_does_not_break_the_others(value):
     x = inputs((7, 2, 4))

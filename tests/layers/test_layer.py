@@ -142,16 +142,6 @@ def test_mask_passes_through():
     np.testing.assert_array_equal(keras.src.backend.get_keras_mask(model(x)), [[True, False, True]])
 
 
-def test_offset_is_no_worse_than_twice_two_passes():
-    """Unit spread at 1e4 in float32, against the best mean that float32 can hold."""
-    x = np.random.default_rng(1).normal(1e4, 1.0, (64, 96)).astype("float32")
-    mean = x.mean(-1, keepdims=True, dtype="float64").astype("float32")
-    centered = x - mean
-    plain = centered / np.sqrt(np.mean(centered * centered, -1, keepdims=True) + np.float32(1e-3))
-    exact = references.layer_normalization(x, 1.0, 0.0, 1e-3, [-1])
-    assert np.max(np.abs(to_numpy(LayerNormalization()(x)) - exact)) <= 2 * np.max(np.abs(plain - exact))
-
-
 @pytest.mark.parametrize("axis", [-1, 1, [1, -1], [-1, 1], (1, 2)], ids=str)
 def test_axis_is_never_rewritten(axis):
     layer = LayerNormalization(axis, epsilon=0.1)
