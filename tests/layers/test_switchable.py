@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from nrm_keras.layers import BatchNormalization, GroupNormalization, InstanceNormalization, SwitchableNormalization
+from tests import references
 from tests.layers.cases import to_numpy, weights
 
 FAR = 1e3
@@ -67,6 +68,14 @@ def test_learns_on_single_values_and_single_examples(shape):
     assert len(slopes) == 5
     assert all(np.all(np.isfinite(slope)) for slope in slopes)
     assert np.all(np.isfinite(layer(x)))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["instance", "layer"])
+def test_large_offset_at_inference_far_from_the_running_mean(which):
+    """As exact as the statistics allow before any training: half an ulp of 1e4."""
+    x = np.random.default_rng(1).normal(1e4, 1.0, (8, 8, 8, 16)).astype("float32")
+    expected = references.group_normalization(x, np.ones(16), np.zeros(16), 1e-3, -1 if which == 0 else 1)
+    assert np.max(np.abs(to_numpy(leaning_on(which, x.shape)(x)) - expected)) <= 2.0**-11
 
 
 def test_short_runs_serve_what_they_trained():
