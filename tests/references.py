@@ -60,6 +60,55 @@ def group_normalization(x, gamma, beta, epsilon, groups, axis=-1, mask=None, pos
     return _affine(np.moveaxis(y, -1, axis), gamma, beta, axis)
 
 
+def domain_statistics(x, domain, domains, mask=None, axis=-1):
+    """Chang et al. 2019, equations 4 and 5: (mean, variance) for each example, unknown domains from all examples."""
+    x, mask = np.asarray(x, "float64"), np.ones(np.delete(np.shape(x), axis), bool) if mask is None else mask
+    pairs = []
+    for d in domain:
+        chosen = [n for n in range(len(x)) if domain[n] == d or not 0 <= d < domains]
+        pairs.append(batch_statistics(x[chosen], axis, mask[chosen]))
+    return pairs
+
+
+def domain_batch_normalization(x, gamma, beta, pairs, epsilon, axis=-1):
+    """Each example with its own pair of statistics."""
+    rows = [
+        inference(example[None], gamma, beta, mean, variance, epsilon, axis)
+        for example, (mean, variance) in zip(np.asarray(x, "float64"), pairs, strict=True)
+    ]
+    return np.concatenate(rows) if rows else np.zeros(np.shape(x))
+
+
+def layer_normalization(x, gamma, beta, epsilon, axes, mask=None):
+    """Ba et al. 2016, equations 3 and 4, over `axes`; `mask` has the leading dimensions of x."""
+    x, axes = np.asarray(x, "float64"), sorted(axis % np.ndim(x) for axis in axes)
+    valid = np.ones(x.shape, bool)
+    if mask is not None:
+        valid &= np.reshape(mask, np.shape(mask) + (1,) * (x.ndim - np.ndim(mask))).astype(bool)
+    y = np.empty_like(x)
+    for kept in np.ndindex(*(1 if axis in axes else size for axis, size in enumerate(x.shape))):
+        where = tuple(slice(None) if axis in axes else kept[axis] for axis in range(x.ndim))
+        mean, variance = _statistics(x[where][valid[where]])
+        y[where] = (x[where] - mean) / np.sqrt(variance + epsilon) * gamma + beta
+    return y
+
+
+def switchable_normalization(x, gamma, beta, mean_logits, variance_logits, batch, epsilon, axis=-1, mask=None):
+    """Luo et al. 2019, equation 3; `batch` is (mean, variance) of each channel over the batch, or running ones."""
+    x = np.moveaxis(np.asarray(x, "float64"), axis, -1)
+    mask = np.ones(x.shape[:-1], bool) if mask is None else np.asarray(mask, bool)
+    w, u = (np.exp(logits) / np.sum(np.exp(logits)) for logits in (mean_logits, variance_logits))
+    y = np.empty_like(x)
+    for n in range(x.shape[0]):
+        layer_mean, layer_variance = _statistics(x[n][mask[n]])
+        for c in range(x.shape[-1]):
+            mean, variance = _statistics(x[n, ..., c][mask[n]])
+            mean = w[0] * mean + w[1] * layer_mean + w[2] * batch[0][c]
+            variance = u[0] * variance + u[1] * layer_variance + u[2] * batch[1][c]
+            y[n, ..., c] = (x[n, ..., c] - mean) / np.sqrt(variance + epsilon)
+    return _affine(np.moveaxis(y, -1, axis), gamma, beta, axis)
+
+
 def batch_weight(examples, balance, gate_scale, delta, phi):
     """Weight of the adaptive mixer on batch statistics."""
     if examples <= 1:

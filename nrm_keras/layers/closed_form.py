@@ -147,40 +147,40 @@ def positions(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, groups: in
     first = x.shape[3] != 1
     last = ops.transpose(x, (0, 1, 3, 2)) if first else x
     gamma, beta = (ops.reshape(v, (groups, -1)) for v in _per_channel(x, gamma, beta))
+    if groups == 1:
+        gamma, beta = (ops.reshape(v, (-1,)) for v in (gamma, beta))
     y = rows(ops.reshape(last, (-1, *gamma.shape)), None, gamma, beta, epsilon)
     y = reshape(y, tuple(last.shape), lambda: ops.shape(last))
     return ops.transpose(y, (0, 1, 3, 2)) if first else y
 
 
 def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
-    """x of shape (n, groups, channels) normalized over the valid channels; gamma and beta have the shape of a row."""
-    shape = x.shape
-    if shape[1] == 1:
-        x, gamma, beta = (ops.reshape(v, (-1, shape[2])) for v in (x, gamma, beta))
-        mask = mask if mask is None else ops.reshape(mask, (-1, shape[2]))
+    """x of shape (n, channels) or (n, groups, channels), each row of channels normalized over the valid ones.
 
+    gamma and beta have the shape of x without its first axis. Equation as for `mixture`, with one part and one row.
+    """
+
+    @with_gradient
     def function(x, gamma, beta):
-        count = shape[2] if mask is None else _total(ops.cast(mask, x.dtype))
-        share = 1 / max(count, 1) if mask is None else ops.reciprocal(ops.maximum(count, 1))
+        count = ops.full((1, 1), x.shape[-1], x.dtype) if mask is None else _total(ops.cast(mask, x.dtype))
+        share = reciprocal(count)
         t = x - share * _total(_valid(x, mask))
         # Of a large mean, rounding leaves something.
         error = share * _total(_valid(t, mask))
         variance = ops.maximum(share * _total(_valid(ops.square(t), mask)) - ops.square(error), 0)
-        r = ops.rsqrt((variance if mask is None else ops.where(count > 0, variance, 1)) + epsilon)
+        r = ops.rsqrt(ops.where(count > 0, variance, 1) + epsilon)
         normalized = t * r - error * r
         y = normalized * gamma + beta
 
         def gradient(slope):
             along = slope * normalized
             g = slope * gamma
-            m1, m2 = share * _total(g), share * _total(along, gamma)
-            common = normalized * m2 + m1
-            dx = (g - _valid(common, mask)) * r
-            return dx, sum_like(along, gamma), sum_like(slope, beta)
+            common = normalized * (share * _total(along, gamma)) + share * _total(g)
+            return (g - _valid(common, mask)) * r, _like(along, gamma), _like(slope, beta)
 
         return y, gradient
 
-    return ops.reshape(with_gradient(function)(x, gamma, beta), (-1, *shape[1:]))
+    return function(x, gamma, beta)
 
 
 def _fused_batch(x, gamma, beta, epsilon):
@@ -222,12 +222,19 @@ def _sum(values):
     return total(values, _POSITIONS[: len(values.shape) - 2])
 
 
+def _like(values, parameter):
+    """The sum over all rows, for a parameter of the shape of one."""
+    if len(values.shape) > 2 or not backend.on_cpu() or backend.compiled_by_xla():
+        return sum_like(values, parameter)
+    return ops.reshape(ops.matmul(ops.ones((1, ops.shape(values)[0]), values.dtype), values), (-1,))
+
+
 def _total(values, weights=None):
     """The sum over the last axis, of values * weights."""
     if backend.on_cpu() and backend.compiled_by_xla():
         # XLA adds along the last axis of an array one number after the other.
         if weights is not None and len(values.shape) == 2:
-            return ops.matmul(values, ops.transpose(weights))
+            return ops.matmul(values, ops.reshape(weights, (-1, 1)))
         values = values if weights is None else values * weights
         return ops.matmul(values, ops.ones((values.shape[-1], 1), values.dtype))
     return ops.sum(values if weights is None else values * weights, -1, keepdims=True)

@@ -4,7 +4,7 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from nrm_keras.layers import kernel
-from nrm_keras.layers.moments import Moments, Tensor, expand_mask, four_axes, per_channel, reshape
+from nrm_keras.layers.moments import Moments, Tensor, expand_mask, four_axes, per_channel, reshape, without_padding
 
 
 @keras.saving.register_keras_serializable(package="nrm_keras")
@@ -95,25 +95,14 @@ class Normalizer(keras.layers.Layer):
     def build(self, input_shape):
         channels = self._check_shape(input_shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
-        if self.scale:
-            self.gamma = self.add_precise_weight(
-                name="gamma",
-                shape=(channels,),
-                initializer=self.gamma_initializer,
-                regularizer=self.gamma_regularizer,
-                constraint=self.gamma_constraint,
-            )
-        if self.center:
-            self.beta = self.add_precise_weight(
-                name="beta",
-                shape=(channels,),
-                initializer=self.beta_initializer,
-                regularizer=self.beta_regularizer,
-                constraint=self.beta_constraint,
-            )
+        self.add_affine_weights((channels,))
         super().build(input_shape)
 
     def call(self, inputs, training=None, mask=None):
+        return self.on_four_axes(self.normalize, inputs, training, mask)
+
+    def on_four_axes(self, normalize, inputs, training=None, mask=None):
+        """The call, with the function `normalize(x, mask, training)` in place of the method of that name."""
         axis = self.axis % len(inputs.shape)
         dtype = keras.backend.result_type(inputs.dtype, self._weight_dtype)
         if mask is not None:
@@ -121,9 +110,8 @@ class Normalizer(keras.layers.Layer):
         shape = tuple(inputs.shape)
         x = reshape(ops.cast(inputs, dtype), four_axes(shape, axis), lambda: four_axes(ops.shape(inputs), axis))
         if mask is not None:
-            # Padding may hold anything. Times a gradient of zero, NaN and infinity would still be NaN.
-            x = ops.where(ops.logical_or(mask, ops.isfinite(x)), x, 0)
-        outputs = self.normalize(x, mask, bool(training) and self.trainable)
+            x = without_padding(x, mask)
+        outputs = normalize(x, mask, bool(training) and self.trainable)
         return ops.cast(reshape(outputs, shape, lambda: ops.shape(inputs)), self.compute_dtype)
 
     def normalize(self, x: Tensor, mask: Tensor | None, training: bool) -> Tensor:
@@ -165,6 +153,25 @@ class Normalizer(keras.layers.Layer):
     def overrides(self, cls: type, *names: str) -> bool:
         """Whether a subclass of `cls` has methods of its own by these names, which closed forms would pass over."""
         return any(getattr(type(self), name) is not getattr(cls, name) for name in names)
+
+    def add_affine_weights(self, shape):
+        """Adds `gamma` and `beta`, or those of them that the layer has."""
+        if self.scale:
+            self.gamma = self.add_precise_weight(
+                name="gamma",
+                shape=shape,
+                initializer=self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        if self.center:
+            self.beta = self.add_precise_weight(
+                name="beta",
+                shape=shape,
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
 
     def add_precise_weight(self, **kwargs):
         """`add_weight` that stays float32 (or float64) under every dtype policy."""

@@ -111,7 +111,7 @@ class RunningNormalizer(Normalizer):
             pooled = average_rows(pooled)
         # A mean that is not finite makes the variance about it so.
         usable = ops.all(ops.logical_and(pooled.weight > 0, ops.isfinite(pooled.variance)))
-        momentum = ops.where(usable, self._momentum(), 1.0)
+        momentum = ops.where(usable, self._momentum(self.update_count), 1.0)
         rate = 1.0 - momentum
         for variable, value in self.batch_values(pooled):
             # NaN times 0 is NaN: an unusable value must not be there at all.
@@ -120,10 +120,11 @@ class RunningNormalizer(Normalizer):
         if self.warmup:
             self.update_count.assign(self.update_count + ops.cast(usable, self.update_count.dtype))
 
-    def _momentum(self):
+    def _momentum(self, updates):
+        """The momentum after so many updates, which don't matter without warm-up."""
         if not self.warmup:
             return self.momentum
-        updates = ops.convert_to_tensor(self.update_count)
+        updates = ops.convert_to_tensor(updates)
         return ops.minimum(self.momentum, updates / (updates + 9.0))
 
     def load_own_variables(self, store):

@@ -30,10 +30,11 @@ def norm_factory(norm, replicas: int = 1) -> NormFactory | None:
 
 _BUILTIN = {
     "batch": layers.BatchNormalization,
-    "layer": keras.layers.LayerNormalization,
+    "layer": layers.LayerNormalization,
     "sample": lambda **options: layers.GroupNormalization(groups=1, **options),
     "group": layers.GroupNormalization,
-    "instance": lambda **options: layers.GroupNormalization(groups=-1, **options),
+    "instance": layers.InstanceNormalization,
     "rms": keras.layers.RMSNormalization,
+    "switchable": layers.SwitchableNormalization,
     "adaptive": layers.AdaptiveNormalization,
 }

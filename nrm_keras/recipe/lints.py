@@ -10,6 +10,7 @@ from nrm_keras.recipe.schema import Recipe
 
 Advice = tuple[str, str]
 
+_RUNNING = ("batch", "switchable", "adaptive")
 COUPLED_FOLKLORE = (1e-4, 5e-4)
 
 
@@ -34,6 +35,19 @@ def tiny_batch(recipe: Recipe) -> Iterator[Advice]:
         )
 
 
+def noisy_share(recipe: Recipe) -> Iterator[Advice]:
+    """The shares of switchable normalization do not depend on the batch size."""
+    if recipe.norm.type == "switchable" and pooled_examples(recipe) <= 2:
+        examples = pooled_examples(recipe)
+        yield (
+            "norm.type",
+            (
+                f"switchable normalization mixes in batch statistics of {examples} example{'s' * (examples > 1)}, mostly noise,"
+                " and does not know how large the batch is. Raise data.batch_size, or use norm.type adaptive."
+            ),
+        )
+
+
 def closed_gate(recipe: Recipe) -> Iterator[Advice]:
     """The adaptive gate is 0 at one example by definition, so its batch side never acts."""
     if recipe.norm.type == "adaptive" and pooled_examples(recipe) == 1:
@@ -50,7 +64,7 @@ def closed_gate(recipe: Recipe) -> Iterator[Advice]:
 def dropout_before_batch(recipe: Recipe) -> Iterator[Advice]:
     """Dropout changes the variance between training and inference, and running statistics only know training's."""
     model, norm = recipe.model, recipe.norm
-    if model.type == "mlp" and model.dropout > 0 and len(model.units) > 1 and norm.type in ("batch", "adaptive"):
+    if model.type == "mlp" and model.dropout > 0 and len(model.units) > 1 and norm.type in _RUNNING:
         yield (
             "model.dropout",
             (
@@ -95,6 +109,7 @@ def idle_patience(recipe: Recipe) -> Iterator[Advice]:
 
 LINTS: tuple[Callable[[Recipe], Iterator[Advice]], ...] = (
     tiny_batch,
+    noisy_share,
     closed_gate,
     dropout_before_batch,
     coupled_decay,

@@ -41,6 +41,7 @@ from nrm_keras.recipe.sections import (
     Section,
     Sgd,
     Step,
+    SwitchableNorm,
     TerminateOnNan,
     Train,
 )
@@ -53,7 +54,9 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 SECTIONS: dict[str, dict[str, type[Section]]] = {
     "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, by="source"),
     "model": _by_name(Mlp, Resnet),
-    "norm": _by_name(NoNorm, BatchNorm, LayerNorm, SampleNorm, GroupNorm, InstanceNorm, RmsNorm, AdaptiveNorm),
+    "norm": _by_name(
+        NoNorm, BatchNorm, LayerNorm, SampleNorm, GroupNorm, InstanceNorm, RmsNorm, SwitchableNorm, AdaptiveNorm
+    ),
     "optimizer": _by_name(Sgd, Adam, Adamw),
     "schedule": _by_name(Constant, Cosine, Step),
     "callbacks": _by_name(EarlyStopping, ReduceLrOnPlateau, TerminateOnNan),

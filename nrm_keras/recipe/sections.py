@@ -193,6 +193,12 @@ class RmsNorm(Section):
     epsilon: PositiveFloat = Field(1e-6, description="added to the mean square")
 
 
+class SwitchableNorm(Running):
+    """Instance, layer and batch statistics in learned shares, whatever the batch size."""
+
+    type: Literal["switchable"]
+
+
 class AdaptiveNorm(Running):
     """Batch statistics where the batch is large, layer (or group) statistics where it is small."""
 

@@ -12,8 +12,8 @@ _BUILTIN = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam, "adamw":
 def build(recipe, model: keras.Model, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The recipe's optimizer with its schedule, gradient clipping and decoupled weight decay.
 
-    Weight decay spares every variable of rank below 2: gamma, beta, gates and biases. Decaying them regularizes
-    nothing (van Laarhoven 2017) and pulls gates toward their start.
+    Weight decay spares gamma and beta and every variable of rank below 2: gates, the logits of shares, biases.
+    Decaying them regularizes nothing (van Laarhoven 2017) and pulls gates toward their start.
     """
     options = recipe.optimizer.model_dump(exclude={"type"})
     options["learning_rate"] = _learning_rate(recipe, options["learning_rate"], steps_per_epoch)
@@ -22,7 +22,9 @@ def build(recipe, model: keras.Model, steps_per_epoch: int) -> keras.optimizers.
     function = _BUILTIN[kind] if kind in _BUILTIN else registry.get("optimizer", kind)
     optimizer = function(global_clipnorm=recipe.train.clip_norm, **options)
     if options["weight_decay"]:
-        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
+        # Over several axes, gamma and beta of layer normalization have as many.
+        spared = [v for v in model.trainable_variables if len(v.shape) < 2 or v.name in ("gamma", "beta")]
+        optimizer.exclude_from_weight_decay(spared)
     return optimizer
 
 

@@ -6,7 +6,15 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from nrm_keras.layers import AdaptiveNormalization, BatchNormalization, GroupNormalization
+from nrm_keras.layers import (
+    AdaptiveNormalization,
+    BatchNormalization,
+    DomainBatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+    SwitchableNormalization,
+)
 from tests import references
 
 EPSILON = 1e-3
@@ -52,6 +60,29 @@ def _adaptive(groups, positions=None):
     return reference
 
 
+def _switchable(x, w, axis, mask, training):
+    batch = references.batch_statistics(x, axis, mask) if training else (w["moving_mean"], w["moving_variance"])
+    weights = w["gamma"], w["beta"], w["mean_logits"], w["variance_logits"]
+    return references.switchable_normalization(x, *weights, batch, EPSILON, axis, mask)
+
+
+@keras.saving.register_keras_serializable(package="nrm_keras_tests")
+class SecondDomain(DomainBatchNormalization):
+    """All examples from domain 1 of 3, so that it is called like every layer and is batch normalization."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, keras.ops.ones(keras.ops.shape(inputs)[:1], "int32"), training, mask)
+
+    def compute_output_spec(self, inputs, **kwargs):
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
+
+
+def _domain(x, w, axis, mask, training):
+    if training:
+        return _batch(x, w, axis, mask, training)
+    return references.inference(x, w["gamma"], w["beta"], w["domain_mean"][1], w["domain_variance"][1], EPSILON, axis)
+
+
 def _layer(cls, **fixed):
     return lambda **kwargs: cls(**{"epsilon": EPSILON, **fixed, **kwargs})
 
@@ -59,7 +90,9 @@ def _layer(cls, **fixed):
 CASES = [
     Case("batch", _layer(BatchNormalization), _batch, True),
     Case("group", _layer(GroupNormalization, groups=2), _group(2)),
-    Case("instance", _layer(GroupNormalization, groups=-1), _group(-1)),
+    Case("groups-of-one", _layer(GroupNormalization, groups=-1), _group(-1)),
+    Case("instance", _layer(InstanceNormalization), _group(-1)),
+    Case("layer", _layer(LayerNormalization), _group(1, "separate")),
     Case("separate", _layer(GroupNormalization, groups=2, positions="separate"), _group(2, "separate")),
     Case("adaptive", _layer(AdaptiveNormalization, balance=4.0), _adaptive(1), True),
     Case(
@@ -74,6 +107,8 @@ CASES = [
         _adaptive(1, "pooled"),
         True,
     ),
+    Case("switchable", _layer(SwitchableNormalization), _switchable, True),
+    Case("domain", _layer(SecondDomain, domains=3), _domain, True),
 ]
 
 RANDOM = {
@@ -83,6 +118,11 @@ RANDOM = {
     "moving_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
     "gate_delta": lambda rng, shape: rng.normal(scale=0.05, size=shape),
     "gate_phi": lambda rng, shape: rng.normal(size=shape),
+    "mean_logits": lambda rng, shape: rng.normal(size=shape),
+    "variance_logits": lambda rng, shape: rng.normal(size=shape),
+    "domain_mean": lambda rng, shape: rng.normal(size=shape),
+    "domain_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
+    "domain_updates": lambda rng, shape: np.ones(shape),
     "moving_log_count": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
     "update_count": lambda rng, shape: np.zeros(shape),
 }

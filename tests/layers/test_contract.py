@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nrm_keras.layers import AdaptiveNormalization, BatchNormalization, GroupNormalization
+from nrm_keras.layers import (
+    AdaptiveNormalization,
+    BatchNormalization,
+    GroupNormalization,
+    InstanceNormalization,
+    LayerNormalization,
+)
 from tests import references
 from tests.layers.cases import CASES, EPSILON, randomize, to_numpy, weights
 
@@ -408,7 +414,7 @@ def two_pass_gradient(x, upstream, axes):
     return rstd * (upstream - np.mean(upstream, axes, keepdims=True) - normalized * along)
 
 
-POOLED_OVER = {"batch": (0, 1, 2), "instance": (1, 2), "sample": (1, 2, 3), "separate": (3,)}
+POOLED_OVER = {"batch": (0, 1, 2), "instance": (1, 2), "sample": (1, 2, 3), "separate": (3,), "layer": (3,)}
 
 
 @pytest.mark.parametrize("name", [*POOLED_OVER, "adaptive", "adaptive-separate"])
@@ -416,7 +422,8 @@ def test_large_offset_is_no_worse_than_twice_two_passes(name):
     """Unit spread at an offset of 1e4 in float32. Without a shift, y and dx lose three digits."""
     make = {
         "batch": lambda **k: BatchNormalization(**k),
-        "instance": lambda **k: GroupNormalization(groups=-1, **k),
+        "instance": InstanceNormalization,
+        "layer": LayerNormalization,
         "sample": lambda **k: GroupNormalization(groups=1, **k),
         "separate": lambda **k: GroupNormalization(groups=1, positions="separate", **k),
         "adaptive": lambda **k: AdaptiveNormalization(**k),

@@ -21,7 +21,7 @@ def report():
 
 
 @pytest.mark.parametrize("mask", ["all", "masked"])
-@pytest.mark.parametrize("name", ["batch", "adaptive", "adaptive-separate"])
+@pytest.mark.parametrize("name", ["batch", "switchable", "domain", "adaptive", "adaptive-separate"])
 def test_synchronized_replicas_are_one_device(report, name, mask):
     """Outputs, gradients and running statistics, at a mean of 1000, where float32 has 6e-5 to give."""
     found = report[f"{name} {mask}"]

@@ -6,7 +6,7 @@ from nrm_keras import models
 from nrm_keras.errors import UserError
 from nrm_keras.recipe.schema import Recipe
 
-NORMS = ["none", "batch", "layer", "sample", "group", "instance", "rms", "adaptive"]
+NORMS = ["none", "batch", "layer", "sample", "group", "instance", "rms", "switchable", "adaptive"]
 
 
 def recipe(model, norm="batch"):

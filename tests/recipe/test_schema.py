@@ -27,8 +27,8 @@ def problems_of(write, text):
     ("text", "message"),
     [
         ("norm: {type: batch, momentun: 0.5}", "norm.momentun: unknown key. Did you mean 'momentum'?"),
-        ("norm: {type: group, momentum: 0.5}", "norm.momentum: unknown key. 'momentum' is a key of batch and adaptive."),
-        ("momentum: 0.5", "momentum: unknown key. 'momentum' is a key of norm (batch) and norm (adaptive) and optimizer (sgd)."),
+        ("norm: {type: group, momentum: 0.5}", "norm.momentum: unknown key. 'momentum' is a key of batch and switchable and adaptive."),
+        ("momentum: 0.5", "momentum: unknown key. 'momentum' is a key of norm (batch) and norm (switchable) and norm (adaptive) and optimizer (sgd)."),
         ("trian: {}", "trian: unknown key. Did you mean 'train'?"),
         ("norm: {type: bacth}", "norm.type: unknown norm. Received: 'bacth'. Did you mean 'batch'?"),
         ("data: {source: digts}", "data.source: unknown source. Received: 'digts'. Did you mean 'digits'?"),
@@ -111,6 +111,7 @@ def test_mistakes_in_plain_words(write, text, message):
         "model: {type: resnet}\nnorm: {type: instance}",
         "norm: {type: adaptive, alternative: group, groups: 8}",
         "norm: {type: none}",
+        "norm: {type: switchable, momentum: 0.9}",
         "norm: {type: rms}",
         "schedule: {type: step, epochs: [3, 9], warmup_epochs: 2.5}",
         "callbacks: [{type: reduce_lr_on_plateau}, {type: terminate_on_nan}]",

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from nrm_keras import layers
 from nrm_keras.layers import AdaptiveNormalization
 from nrm_keras.recipe.schema import Recipe
 from nrm_keras.training import optimizers
@@ -22,6 +23,21 @@ def recipe(optimizer, schedule=None, **train):
 
 def model():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), AdaptiveNormalization(), keras.layers.Dense(2)])
+
+
+def model_of_all_normalizers():
+    """A layer each, among them gamma and beta of rank 2."""
+    x, domain = keras.Input((5, 4)), keras.Input((), dtype="int32")
+    h = keras.layers.Dense(3)(x)
+    for norm in (
+        layers.AdaptiveNormalization(gate="channel", learn_slope=True),
+        layers.LayerNormalization(axis=[1, 2]),
+        layers.InstanceNormalization(),
+        layers.SwitchableNormalization(),
+    ):
+        h = norm(h)
+    h = layers.DomainBatchNormalization(2)(h, domain)
+    return keras.Model([x, domain], keras.layers.Dense(2)(h))
 
 
 def rates(schedule, epochs=4, steps=10, peak=0.5):
@@ -59,8 +75,9 @@ def test_steps_fall_at_the_end_of_their_epochs(warmup):
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_weight_decay_is_decoupled_and_spares_gamma_beta_gates_and_biases(kind):
-    built = optimizers.build(recipe({"type": kind, "learning_rate": 0.1, "weight_decay": 0.5}), net := model(), 10)
+@pytest.mark.parametrize("make", [model, model_of_all_normalizers])
+def test_weight_decay_is_decoupled_and_spares_gamma_beta_gates_and_biases(kind, make):
+    built = optimizers.build(recipe({"type": kind, "learning_rate": 0.1, "weight_decay": 0.5}), net := make(), 10)
     before = {v.path: v.numpy() + 1 for v in net.trainable_variables}
     for v in net.trainable_variables:
         v.assign(before[v.path])
@@ -68,7 +85,10 @@ def test_weight_decay_is_decoupled_and_spares_gamma_beta_gates_and_biases(kind):
     for v in net.trainable_variables:
         factor = 1 - 0.1 * 0.5 if v.path.endswith("kernel") else 1.0
         np.testing.assert_allclose(v.numpy(), before[v.path] * factor, rtol=1e-6, err_msg=v.path)
-    assert {len(v.shape) for v in net.trainable_variables} == {0, 1, 2}  # a gate, gammas and biases, kernels
+    kinds = {(v.name, len(v.shape)) for v in net.trainable_variables}
+    assert {("kernel", 2), ("bias", 1), ("gamma", 1), ("beta", 1)} < kinds
+    assert kinds >= ({("gate_delta", 0)} if make is model else {("gamma", 2), ("beta", 2), ("gate_phi", 1)})
+    assert make is model or kinds >= {("mean_logits", 1), ("variance_logits", 1)}
 
 
 def test_clipping_bounds_the_global_norm():
