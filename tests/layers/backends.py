@@ -11,6 +11,14 @@ tensorflow_only = pytest.mark.skipif(
     reason="about TensorFlow's tapes and graphs, or its gradients in closed form",
 )
 
+# keras.backend.result_type has no float64 on the others, so that Keras' operations and these layers use float32
+HAS_FLOAT64 = keras.backend.backend() == "tensorflow"
+
+
+def tolerance(float64: float, float32: float = 2e-4) -> float:
+    """How far what is asked for in float64 may be off."""
+    return float64 if HAS_FLOAT64 else float32
+
 
 def gradients(layer, x, upstream, training=True, mask=None):
     """[y, dx, d(trainable variables)...] for the loss sum(y * upstream), as arrays; running statistics move."""

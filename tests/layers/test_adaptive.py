@@ -59,7 +59,7 @@ def test_weight_one_is_batch_normalization(shape):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for name in ("moving_mean", "moving_variance", "update_count"):
         np.testing.assert_allclose(weights(mixer)[name], weights(batch)[name], rtol=1e-6)
-    np.testing.assert_allclose(mixer(x), batch(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(mixer(x)), to_numpy(batch(x)), rtol=1e-5, atol=1e-6)
 
 
 ALTERNATIVES = {
@@ -87,7 +87,7 @@ def test_weight_zero_is_the_alternative(shape, alternative, reason):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for name in ("moving_mean", "moving_variance", "update_count"):
         np.testing.assert_allclose(weights(mixer)[name], weights(batch)[name], rtol=1e-6)
-    np.testing.assert_allclose(mixer(x), group(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(mixer(x)), to_numpy(group(x)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("learn_slope", [False, True])
@@ -124,7 +124,9 @@ def test_inference_is_at_the_running_mean_of_log_m():
     batch.moving_mean.assign(layer.moving_mean)
     batch.moving_variance.assign(layer.moving_variance)
     lam = (count - 1) / (count + 6)
-    np.testing.assert_allclose(layer(x), lam * batch(x) + (1 - lam) * sample(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        to_numpy(layer(x)), to_numpy(lam * batch(x) + (1 - lam) * sample(x)), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_trained_on_single_examples_it_serves_the_alternative():
@@ -132,7 +134,7 @@ def test_trained_on_single_examples_it_serves_the_alternative():
     for n in range(4):
         layer(x[n : n + 1], training=True)
     assert float(layer.batch_weight()) == 0
-    np.testing.assert_allclose(layer(x), GroupNormalization(1)(x), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(layer(x)), to_numpy(GroupNormalization(1)(x)), rtol=1e-6, atol=1e-6)
 
 
 def test_gate_scale_is_the_gate_s_speed():
