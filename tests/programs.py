@@ -26,7 +26,7 @@ def python(*arguments: str, backend: str = "tensorflow", timeout: int = 300) -> 
         text=True,
         timeout=timeout,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
@@ -37,4 +37,4 @@ def report(*arguments: str, backend: str = "tensorflow"):
 
 def skip_without(backend: str) -> None:
     if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed: pip install -e '.[{backend}]'")
+        pytest.skip(f"{backend} is not installed, see CONTRIBUTING.md")

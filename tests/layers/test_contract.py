@@ -252,12 +252,14 @@ def test_half_precision_up_to_60000(case, training, dtype, bits):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float32", "float64"])
 def test_dtype_policies(case, policy):
     """float32 inputs above float16's largest number survive, weights stay precise: Keras' layer gives NaN here."""
+    if policy == "float64" and not HAS_FLOAT64:
+        pytest.skip("on this backend Keras computes float64 in float32")
     layer = case.make(dtype=policy)
     x = np.array([[7e4, -7e4, 9e4, 1e5], [8e4, -6e4, -9e4, 1e5]], "float32")
     y = layer(x, training=True)
     assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
     assert np.all(np.isfinite(to_numpy(y)))
-    assert {v.dtype for v in layer.variables} == {"float64" if policy == "float64" and HAS_FLOAT64 else "float32"}
+    assert {v.dtype for v in layer.variables} == {"float64" if policy == "float64" else "float32"}
     assert all(np.all(np.isfinite(value)) for value in weights(layer).values())
 
 
