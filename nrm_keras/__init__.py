@@ -1,11 +1,13 @@
 """Normalization for Keras: adaptive layers, recipes and exact training runs.
 
-Names are imported at first use, so that `import nrm_keras` alone does not import TensorFlow.
+Names are imported at first use, so that `import nrm_keras` alone does not import TensorFlow. Once Keras is imported, before or
+behind it, the layers are registered, and `keras.models.load_model` finds them.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
+from nrm_keras import keras_import
 from nrm_keras.version import __version__
 
 if TYPE_CHECKING:
@@ -38,3 +40,6 @@ def __getattr__(name: str):
 
 def __dir__():
     return __all__
+
+
+keras_import.watch()
