@@ -1,0 +1,2 @@
+class Recalibration: pass
+def recalibrate(): pass
