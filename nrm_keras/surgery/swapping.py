@@ -50,7 +50,7 @@ class SwapReport:
         return any(one.unknown for one in self.replaced)
 
     def __str__(self):
-        lines = [f"{len(self.replaced)} normalizers replaced, {len(self.left)} left"]
+        lines = [f"{len(self.replaced)} of {len(self.replaced) + len(self.left)} normalizers replaced"]
         grouped = collections.Counter(dataclasses.replace(one, path="") for one in self.replaced)
         for one, count in grouped.items():
             kept = ", ".join(one.carried) or "nothing"
@@ -106,7 +106,7 @@ def swap_normalization(
     >>> import nrm_keras
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.BatchNormalization()])
     >>> model = nrm_keras.swap_normalization(model, "group", groups=2)
-    1 normalizers replaced, 0 left
+    1 of 1 normalizers replaced
       1 x BatchNormalization -> GroupNormalization: carried over gamma, beta; dropped moving_mean, moving_variance
     >>> model.swap_report.replaced[0].before
     'BatchNormalization'
@@ -115,7 +115,7 @@ def swap_normalization(
     """
     _check_model(model)
     chosen, left = _choose(model, where)
-    exchanged = _build_all(chosen, _builder(to), kwargs)
+    exchanged = _make_all(chosen, _builder(to), kwargs)
     copier = Copier([(layer, new) for _, layer, new in exchanged])
     copy = copier.copy(model)
     replaced = tuple(
@@ -190,12 +190,12 @@ def _registered():
     return [name for name in registry.names("norm") if registry.is_registered("norm", name)]
 
 
-def _build_all(chosen, builder, kwargs):
+def _make_all(chosen, builder, kwargs):
     """(path, layer, new layer); one error for all that fail."""
     exchanged, failed = [], []
     for path, layer in chosen:
         try:
-            exchanged.append((path, layer, _build(layer, builder, kwargs)))
+            exchanged.append((path, layer, _make(layer, builder, kwargs)))
         except (TypeError, ValueError) as error:
             failed.append((path, layer, error))
     if failed:
@@ -208,17 +208,22 @@ def _build_all(chosen, builder, kwargs):
     return exchanged
 
 
-def _build(layer, builder, kwargs):
+def _make(layer, builder, kwargs):
     fixed = builder.keywords if isinstance(builder, functools.partial) else {}
-    new = builder(**{"name": layer.name, **options(layer, builder), **fixed, **kwargs})
+    arguments = {"name": layer.name, **options(layer, builder), **fixed, **kwargs}
+    _try(builder(**arguments), (layer.get_build_config() or {}).get("input_shape"))
+    # Not the one that was tried: built outside its models, its weights would lack their names in their path.
+    return builder(**arguments)
+
+
+def _try(new, shape):
+    """Raises unless the layer can be called like a normalizer, on inputs of that shape."""
     if not isinstance(new, keras.layers.Layer):
         raise TypeError(f"A layer was expected. Received: {new!r}.")
     _check_call(new)
-    shape = (layer.get_build_config() or {}).get("input_shape")
     if shape is not None:
         _check_axis(new, shape)
         new.build(shape)
-    return new
 
 
 def _check_call(new):
