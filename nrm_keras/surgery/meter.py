@@ -79,7 +79,9 @@ class Meter:
             return []
         names = {"moving_mean", "moving_variance", "update_count"}
         one = tf.ones((1, 1, self.layer.moving_mean.shape[0], 1), self.layer.moving_mean.dtype)
-        return [v for v, _ in self.layer.batch_values(Pooled(one, one, one, one, one[0, 0, 0, 0])) if v.name not in names]
+        return [
+            v for v, _ in self.layer.batch_values(Pooled(one, one, one, one, one[0, 0, 0, 0])) if v.name not in names
+        ]
 
     def attached(self):
         """A context in which each call of the layer, traced or eager, is measured."""

@@ -60,7 +60,9 @@ class SwapReport:
         lines += [f"  {note}" for note in self.notes]
         if self.recalibrate:
             unknown = sorted({name for one in self.replaced for name in one.unknown})
-            lines.append(f"  Nothing is known of {', '.join(unknown)}: nrm_keras.recalibrate(model, dataset) measures it.")
+            lines.append(
+                f"  Nothing is known of {', '.join(unknown)}: nrm_keras.recalibrate(model, dataset) measures it."
+            )
         return "\n".join(lines)
 
 
@@ -211,7 +213,13 @@ def _make_all(chosen, builder, kwargs):
 def _make(layer, builder, kwargs):
     fixed = builder.keywords if isinstance(builder, functools.partial) else {}
     arguments = {"name": layer.name, **options(layer, builder), **fixed, **kwargs}
-    _try(builder(**arguments), (layer.get_build_config() or {}).get("input_shape"))
+    try:
+        trial = builder(**arguments)
+    except TypeError as error:
+        if isinstance(arguments.get("axis"), (list, tuple)):
+            raise TypeError(f"it has one channel axis. Received: axis={list(arguments['axis'])}.") from error
+        raise
+    _try(trial, (layer.get_build_config() or {}).get("input_shape"))
     # Not the one that was tried: built outside its models, its weights would lack their names in their path.
     return builder(**arguments)
 
@@ -222,19 +230,11 @@ def _try(new, shape):
         raise TypeError(f"A layer was expected. Received: {new!r}.")
     _check_call(new)
     if shape is not None:
-        _check_axis(new, shape)
         new.build(shape)
 
 
 def _check_call(new):
-    inputs, *others = inspect.signature(new.call).parameters.values()
+    _, *others = inspect.signature(new.call).parameters.values()
     needed = [p.name for p in others if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if needed:
         raise ValueError(f"its call needs {', '.join(needed)} besides the inputs, which the model does not give it.")
-
-
-def _check_axis(new, shape):
-    axis = getattr(new, "axis", -1)
-    several = isinstance(axis, (list, tuple)) and len(axis) > 1
-    if several and not isinstance(new, (keras.layers.LayerNormalization, keras.layers.RMSNormalization)):
-        raise ValueError(f"it has one channel axis. Received: axis={axis} and inputs of shape {shape}.")
