@@ -114,8 +114,7 @@ class RunningNormalizer(Normalizer):
 
     def _momentum(self):
         if not self.warmup:
-            # Not a plain number: operations on two of those are in floatx, whatever the layer's dtype.
-            return ops.convert_to_tensor(self.momentum, self.moving_mean.dtype)
+            return self.momentum
         updates = ops.convert_to_tensor(self.update_count)
         return ops.minimum(self.momentum, updates / (updates + 9.0))
 

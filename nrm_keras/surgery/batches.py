@@ -1,6 +1,7 @@
 """The data sets one can recalibrate on, as batches."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 
 import keras
@@ -26,11 +27,30 @@ class Batches:
             )
         known = [number for number in (available, steps) if number is not None]
         self.total = int(min(known)) if known else None
-        self._steps = steps
+        self._dataset, self._steps = dataset, steps
 
     def __iter__(self) -> Iterator[tuple]:
         for batch in itertools.islice(self._open(), self._steps):
             yield keras.utils.unpack_x_y_sample_weight(batch)
+
+    def evaluate(self, model: keras.Model) -> dict[str, float] | None:
+        """Loss and metrics of a compiled model; None where there are no labels, or only one pass over the data."""
+        if not self.repeatable or not self._labelled():
+            return None
+        arguments = {"verbose": 0, "return_dict": True}
+        if isinstance(self._dataset, (tf.data.Dataset, keras.utils.PyDataset)):
+            arguments |= {"x": self._dataset, "steps": self._steps}
+        else:
+            arguments |= {"x": (keras.utils.pack_x_y_sample_weight(*batch) for batch in self)}
+        with warnings.catch_warnings():
+            # Keras counts batches as it goes, and takes the end of those for an accident.
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            logs = model.evaluate(**arguments)
+        model.reset_metrics()
+        return {name: float(value) for name, value in logs.items()}
+
+    def _labelled(self):
+        return any(y is not None for _, y, _ in itertools.islice(self, 1))
 
 
 def examples(x) -> int:

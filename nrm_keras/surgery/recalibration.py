@@ -99,7 +99,8 @@ def recalibrate(
     >>> import keras
     >>> import numpy as np
     >>> import nrm_keras
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization(name="norm")])
+    >>> x = keras.Input((2,))
+    >>> model = keras.Model(x, keras.layers.BatchNormalization(name="norm")(x))
     >>> print(nrm_keras.recalibrate(model, np.array([[1.0, 10.0], [3.0, 30.0]]), verbose=0))
     1 layers recalibrated on 2 examples in 1 batches
       largest shifts, in old standard deviations:
@@ -114,12 +115,12 @@ def recalibrate(
     batches = Batches(dataset, steps, batch_size)
     state = _State(model)
     try:
-        before = _evaluate(model, batches) if evaluate else None
+        before = batches.evaluate(model) if evaluate and model.compiled else None
         run = _Run(model, candidates, include_frozen)
         run.over(batches, verbose)
         state.restore()
         shifts = tuple(_write(meter) for meter in run.reached)
-        after = None if before is None else _evaluate(model, batches)
+        after = None if before is None else batches.evaluate(model)
     except BaseException:
         state.restore()
         raise
@@ -250,18 +251,3 @@ def _write(meter):
         distance = np.sqrt(np.mean(np.square(mean - old_mean) / (old_variance + epsilon)))
         ratio = np.exp(np.mean(np.log((variance + epsilon) / (old_variance + epsilon))))
     return Shift(layer.path, float(distance), float(ratio))
-
-
-def _evaluate(model, batches):
-    """Loss and metrics as `evaluate` gives them; None where there are no labels, no loss or only one pass."""
-    if not (batches.repeatable and model.compiled):
-        return None
-    logs = None
-    model.reset_metrics()
-    for x, y, weight in batches:
-        if y is None:
-            return None
-        if examples(x) > 0:
-            logs = model.test_on_batch(x, y, weight, return_dict=True)
-    model.reset_metrics()
-    return None if logs is None else {name: float(value) for name, value in logs.items()}

@@ -141,15 +141,3 @@ def test_mask_in_the_way_of_keras_follows_the_leading_dimensions():
 def test_renorm_names_keras_layer():
     with pytest.raises(ValueError, match=r"Received: renorm=True. Use keras.layers.BatchNormalization"):
         BatchNormalization(renorm=True)
-
-
-def test_without_warmup_its_dtype_may_be_another_than_floatx():
-    """The momentum was a plain number, of which `where` made floatx: TensorFlow does not multiply two dtypes."""
-    before = keras.config.floatx()
-    layer = BatchNormalization(warmup=False, momentum=0.75, dtype="float32")
-    keras.config.set_floatx("float64")
-    try:
-        layer(np.full((2, 3), 4.0, "float32"), training=True)
-    finally:
-        keras.config.set_floatx(before)
-    np.testing.assert_allclose(layer.moving_mean, [1.0, 1.0, 1.0])

@@ -191,7 +191,6 @@ def test_nested_shared_and_wrapped():
     y, expected = (model.predict(x, verbose=0) for model in (new, old))
     for name in ("sum", "twice"):
         np.testing.assert_allclose(y[name], expected[name], rtol=1e-5, atol=1e-6)
-    # One use of the shared layer is in inference mode whatever the mode of the model, so one step moves it once.
     before = values(new)
     y, expected = (model(x, training=True) for model in (new, old))
     np.testing.assert_allclose(y["sum"], expected["sum"], rtol=1e-4, atol=1e-5, err_msg="dropout's seed is copied")
