@@ -133,7 +133,7 @@ class _State:
 
     def __init__(self, model):
         variables = [*model.non_trainable_variables, *model.metrics_variables]
-        self._values = [(v, keras.ops.convert_to_numpy(v)) for v in {id(v): v for v in variables}.values()]
+        self._values = [(v, tf.identity(v.value)) for v in {id(v): v for v in variables}.values()]
 
     def restore(self, but=()):
         kept = {id(variable) for variable in but}
