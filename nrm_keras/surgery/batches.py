@@ -19,7 +19,7 @@ class Batches:
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"`steps` must be a positive integer. Received: {steps!r}. None means all batches.")
         self._open, available = _opener(dataset, batch_size)
-        self.repeatable = iter(dataset) is not dataset if hasattr(dataset, "__next__") else True
+        self.repeatable = not hasattr(dataset, "__next__")
         if available is not None and available == np.inf and steps is None:
             raise ValueError(
                 "`steps` is needed to know when to stop. "

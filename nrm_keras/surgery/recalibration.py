@@ -73,7 +73,7 @@ def recalibrate(
 
     Keras' BatchNormalization and its subclasses, and this package's layers with running statistics, wherever they are.
     Layers that training leaves alone, by `trainable=False` or by a call with `training=False`, normalize with what they
-    have, and keep it, unless `include_frozen`.
+    have, and keep it, unless `include_frozen`. What batch renormalization keeps besides stays as it is.
 
     Args:
         model: a model that is built.
@@ -182,6 +182,11 @@ class _Run:
         frozen = set() if self._include_frozen else _frozen(self._model, self._candidates, x)
         self._meters = [Meter(layer) for layer in self._candidates if id(layer) not in frozen]
         self.left = [(layer.path, "frozen in training") for layer in self._candidates if id(layer) in frozen]
+        self.left += [
+            (layer.path, "its running statistics are not one mean and variance for each channel")
+            for layer in self._model._flatten_layers()
+            if getattr(layer, "moving_mean", None) is not None and not has_running_statistics(layer)
+        ]
         if not self._meters:
             raise ValueError(
                 "There must be a layer that uses the batch's statistics in training. "

@@ -349,6 +349,25 @@ def test_layer_that_is_called_for_inference_is_frozen():
         nrm_keras.recalibrate(model, examples((3,)), verbose=0)
 
 
+class PerDomain(keras.layers.Layer):
+    """Statistics of each of two domains."""
+
+    def build(self, input_shape):
+        self.moving_mean = self.add_weight(shape=(2, input_shape[-1]), name="moving_mean", trainable=False)
+
+    def call(self, inputs):
+        return inputs - self.moving_mean[0]
+
+
+def test_statistics_of_another_form_are_named():
+    model = keras.Sequential([keras.Input((3,)), PerDomain(name="domains"), keras.layers.BatchNormalization()])
+    before = np.array(model.layers[0].moving_mean)
+    report = nrm_keras.recalibrate(model, examples((3,)), verbose=0)
+    ((path, reason),) = report.left
+    assert path == model.layers[0].path and "each channel" in reason
+    np.testing.assert_array_equal(model.layers[0].moving_mean, before)
+
+
 def test_every_kind_of_data_gives_the_same():
     x = examples((3,), 64)
     x[:32] += 100  # as if sorted by class
