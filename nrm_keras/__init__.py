@@ -14,10 +14,23 @@ if TYPE_CHECKING:
     from nrm_keras import callbacks, layers
     from nrm_keras.registry import register
     from nrm_keras.runs.run import Run
+    from nrm_keras.surgery import recalibrate, swap_normalization
     from nrm_keras.training.launch import resume, run
     from nrm_keras.training.saved import load, load_model
 
-__all__ = ["Run", "__version__", "callbacks", "layers", "load", "load_model", "register", "resume", "run"]
+__all__ = [
+    "Run",
+    "__version__",
+    "callbacks",
+    "layers",
+    "load",
+    "load_model",
+    "recalibrate",
+    "register",
+    "resume",
+    "run",
+    "swap_normalization",
+]
 
 _HOME = {
     "callbacks": "nrm_keras.callbacks",
@@ -28,6 +41,8 @@ _HOME = {
     "run": "nrm_keras.training.launch",
     "load": "nrm_keras.training.saved",
     "load_model": "nrm_keras.training.saved",
+    "recalibrate": "nrm_keras.surgery",
+    "swap_normalization": "nrm_keras.surgery",
 }
 
 

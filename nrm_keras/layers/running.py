@@ -123,7 +123,8 @@ class RunningNormalizer(Normalizer):
     def _momentum(self, updates):
         """The momentum after so many updates, which don't matter without warm-up."""
         if not self.warmup:
-            return self.momentum
+            # Not a plain number: operations on two of those are in floatx, whatever the layer's dtype.
+            return ops.convert_to_tensor(self.momentum, self.moving_mean.dtype)
         updates = ops.convert_to_tensor(updates)
         return ops.minimum(self.momentum, updates / (updates + 9.0))
 

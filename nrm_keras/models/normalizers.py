@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import keras
 
-from nrm_keras import layers, registry
+from nrm_keras import registry
+from nrm_keras.layers.named import NAMED
 
 NormFactory = Callable[[str], "keras.layers.Layer"]
 
@@ -24,17 +25,5 @@ def norm_factory(norm, replicas: int = 1) -> NormFactory | None:
     options = norm.model_dump(exclude={"type"})
     if "synchronized" in options and options["synchronized"] is None:
         options["synchronized"] = replicas > 1
-    build = _BUILTIN[norm.type] if norm.type in _BUILTIN else registry.get("norm", norm.type)
+    build = NAMED[norm.type] if norm.type in NAMED else registry.get("norm", norm.type)
     return lambda name: build(name=name, **options)
-
-
-_BUILTIN = {
-    "batch": layers.BatchNormalization,
-    "layer": layers.LayerNormalization,
-    "sample": lambda **options: layers.GroupNormalization(groups=1, **options),
-    "group": layers.GroupNormalization,
-    "instance": layers.InstanceNormalization,
-    "rms": keras.layers.RMSNormalization,
-    "switchable": layers.SwitchableNormalization,
-    "adaptive": layers.AdaptiveNormalization,
-}

@@ -140,3 +140,10 @@ def test_mask_in_the_way_of_keras_follows_the_leading_dimensions():
 def test_renorm_names_keras_layer():
     with pytest.raises(ValueError, match=r"Received: renorm=True. Use keras.layers.BatchNormalization"):
         BatchNormalization(renorm=True)
+
+
+def test_float64_without_warmup():
+    """The momentum was a plain number, of which `where` made floatx: TensorFlow does not multiply two dtypes."""
+    layer = BatchNormalization(warmup=False, momentum=0.75, dtype="float64")
+    layer(np.full((2, 3), 4.0), training=True)
+    np.testing.assert_allclose(layer.moving_mean, [1.0, 1.0, 1.0], rtol=1e-15)
