@@ -44,12 +44,12 @@ def _group(groups, positions="pooled"):
     return reference
 
 
-def _adaptive(groups, positions=None):
+def _adaptive(groups, positions=None, balance=4.0):
     def reference(x, w, axis, mask, training):
         examples = np.exp(w["moving_log_count"])
         if training:
             examples = len(x) if mask is None else sum(np.any(example) for example in mask)
-        lam = references.batch_weight(examples, 4.0, 10.0, w["gate_delta"], w["gate_phi"])
+        lam = references.batch_weight(examples, balance, 10.0, w["gate_delta"], w["gate_phi"])
         where = positions or ("separate" if x.ndim == 3 else "pooled")
         ones = {**w, "gamma": np.ones_like(w["gamma"]), "beta": np.zeros_like(w["beta"])}
         mixed = references.mixture(
@@ -58,6 +58,20 @@ def _adaptive(groups, positions=None):
         return references.inference(mixed, w["gamma"], w["beta"], 0.0, 1.0, 0.0, axis)
 
     return reference
+
+
+def _in_chunks(size, reference):
+    """Every `size` examples on their own in training."""
+
+    def chunked(x, w, axis, mask, training):
+        if not training:
+            return reference(x, w, axis, mask, training)
+        starts = range(0, len(x), size)
+        masks = [None if mask is None else mask[start : start + size] for start in starts]
+        chunks = [reference(x[s : s + size], w, axis, m, True) for s, m in zip(starts, masks, strict=True)]
+        return np.concatenate(chunks) if chunks else np.array(x)
+
+    return chunked
 
 
 def _switchable(x, w, axis, mask, training):
@@ -105,6 +119,13 @@ CASES = [
         "adaptive-pooled",
         _layer(AdaptiveNormalization, balance=4.0, positions="pooled"),
         _adaptive(1, "pooled"),
+        True,
+    ),
+    Case("virtual", _layer(BatchNormalization, virtual_batch_size=2), _in_chunks(2, _batch), True),
+    Case(
+        "adaptive-virtual",
+        _layer(AdaptiveNormalization, balance=1.5, virtual_batch_size=3, gate="channel"),
+        _in_chunks(3, _adaptive(1, balance=1.5)),
         True,
     ),
     Case("switchable", _layer(SwitchableNormalization), _switchable, True),

@@ -147,3 +147,49 @@ def test_float64_without_warmup():
     layer = BatchNormalization(warmup=False, momentum=0.75, dtype="float64")
     layer(np.full((2, 3), 4.0), training=True)
     np.testing.assert_allclose(layer.moving_mean, [1.0, 1.0, 1.0], rtol=1e-15)
+
+
+def test_virtual_batches_move_running_statistics_by_their_average():
+    """Examples 0 and 1 have mean 2 and variance 4, examples 2 and 3 mean 10 and variance 0, the last one 13 and 0."""
+    layer = BatchNormalization(virtual_batch_size=2)
+    layer(np.array([[0.0], [4.0], [10.0], [10.0], [13.0]], "float32"), training=True)
+    np.testing.assert_allclose(layer.moving_mean, [(2 * 2 + 2 * 10 + 13) / 5], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [2 * 4 / 5], rtol=1e-6)
+    assert float(layer.update_count) == 1
+
+
+def test_virtual_batches_of_padding_alone_do_not_count():
+    x, mask = np.array([[1.0], [3.0], [np.nan], [7.0], [5.0]], "float32"), np.array([True, True, False, False, True])
+    layer = BatchNormalization(virtual_batch_size=2)
+    layer(x, training=True, mask=mask)
+    np.testing.assert_allclose(layer.moving_mean, [(2 * 2 + 5) / 3], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [2 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, -2, 1.5, True])
+def test_virtual_batch_size_is_a_positive_integer(size):
+    with pytest.raises(ValueError, match="`virtual_batch_size` must be a positive integer"):
+        BatchNormalization(virtual_batch_size=size)
+
+
+def test_virtual_batches_are_not_synchronized():
+    with pytest.raises(ValueError, match="Leave one of them out"):
+        BatchNormalization(virtual_batch_size=2, synchronized=True)
+
+
+@pytest.mark.parametrize("virtual_batch_size", [None, 2])
+def test_subclass_with_a_pool_of_its_own(virtual_batch_size):
+    """Closed forms must not pass over it."""
+
+    class Doubled(BatchNormalization):
+        def pool(self, moments, training):
+            mean, variance = super().pool(moments, training)
+            return mean, 4 * variance
+
+    x = np.random.default_rng(0).normal(2.0, 3.0, (5, 4, 3)).astype("float32")
+    arguments = {"epsilon": 1e-7, "virtual_batch_size": virtual_batch_size}
+    plain, doubled = BatchNormalization(**arguments), Doubled(**arguments)
+    np.testing.assert_allclose(2 * doubled(x, training=True), plain(x, training=True), rtol=1e-5, atol=1e-5)
+    for one, other in zip(plain.variables, doubled.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    np.testing.assert_allclose(2 * doubled(x), plain(x), rtol=1e-5, atol=1e-5)

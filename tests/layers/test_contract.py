@@ -292,8 +292,8 @@ SYMMETRIES = {
 @every_case
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
 def test_equivariant_to_reordering(case, symmetry):
-    # Reversal keeps channels in their groups.
-    shape, reorder = (4, 3, 3, 4), SYMMETRIES[symmetry]
+    # Reversal keeps channels in their groups, and examples in their virtual batches.
+    shape, reorder = (6, 3, 3, 4), SYMMETRIES[symmetry]
     x = inputs(shape, dtype="float64")
     one, other = (to_numpy(case.make(dtype="float64")(values, training=True)) for values in (x, reorder(x)))
     np.testing.assert_allclose(reorder(one), other, rtol=tolerance(1e-12), atol=tolerance(1e-12))

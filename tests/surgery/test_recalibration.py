@@ -423,6 +423,18 @@ def test_subclassed_model():
     np.testing.assert_allclose(model.norm.moving_mean, x.mean(0), rtol=1e-5)
 
 
+def test_statistics_of_domains_are_left():
+    x, domain = keras.Input((3,)), keras.Input((), dtype="int32")
+    y = keras.layers.BatchNormalization(name="known")(x)
+    model = keras.Model([x, domain], layers.DomainBatchNormalization(2, name="domains")(y, domain))
+    before = [np.array(v) for v in model.get_layer("domains").variables]
+    report = nrm_keras.recalibrate(model, ([examples((3,)), np.zeros(len(examples((3,))), "int32")],), verbose=0)
+    assert [shift.path for shift in report.shifts] == ["known"]
+    assert report.left[0][0] == "domains"
+    for variable, old in zip(model.get_layer("domains").variables, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
 def test_after_a_swap(capsys):
     model = keras.Sequential([keras.Input((3,)), keras.layers.LayerNormalization(), keras.layers.Dense(2)])
     new = nrm_keras.swap_normalization(model, "batch")
