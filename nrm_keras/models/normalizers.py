@@ -24,6 +24,6 @@ def norm_factory(norm, replicas: int = 1) -> NormFactory | None:
         return None
     options = norm.model_dump(exclude={"type"})
     if "synchronized" in options and options["synchronized"] is None:
-        options["synchronized"] = replicas > 1
+        options["synchronized"] = replicas > 1 and options.get("virtual_batch_size") is None
     build = NAMED[norm.type] if norm.type in NAMED else registry.get("norm", norm.type)
     return lambda name: build(name=name, **options)

@@ -119,7 +119,10 @@ LINTS: tuple[Callable[[Recipe], Iterator[Advice]], ...] = (
 
 
 def pooled_examples(recipe: Recipe) -> int:
-    """How many examples a normalizer with batch statistics sees at once: a replica's, or all when synchronized."""
+    """How many examples share batch statistics: a virtual batch, a replica's, or all when synchronized."""
     batch, replicas = recipe.data.batch_size, recipe.train.replicas or 1
+    virtual = getattr(recipe.norm, "virtual_batch_size", None)
+    if virtual is not None:
+        return min(virtual, batch // replicas)
     # None synchronizes whenever there are several replicas.
     return batch // replicas if recipe.norm.synchronized is False else batch

@@ -153,6 +153,19 @@ def _adaptive_groups(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+@_reads("norm")
+def _virtual_batches(recipe: Recipe) -> Iterator[Problem]:
+    size = getattr(recipe.norm, "virtual_batch_size", None)
+    if size is not None and recipe.norm.synchronized:
+        yield (
+            "norm.virtual_batch_size",
+            (
+                "virtual batches make the batch smaller, and synchronized: true makes it larger."
+                f" Received: virtual_batch_size {size} with synchronized: true. Remove one of them."
+            ),
+        )
+
+
 def _groups(norm) -> int | None:
     if norm.type == "group" or (norm.type == "adaptive" and norm.alternative == "group"):
         return norm.groups

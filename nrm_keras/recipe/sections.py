@@ -149,13 +149,19 @@ class Running(Norm):
     )
 
 
+class Virtual(Running):
+    virtual_batch_size: PositiveInt | None = Field(
+        None, description="how many examples share batch statistics in training; null: all of the batch"
+    )
+
+
 class NoNorm(Section):
     """No normalizer; the layer in front of it gets its bias."""
 
     type: Literal["none"]
 
 
-class BatchNorm(Running):
+class BatchNorm(Virtual):
     """Each channel over the batch and its positions."""
 
     type: Literal["batch"]
@@ -199,7 +205,7 @@ class SwitchableNorm(Running):
     type: Literal["switchable"]
 
 
-class AdaptiveNorm(Running):
+class AdaptiveNorm(Virtual):
     """Batch statistics where the batch is large, layer (or group) statistics where it is small."""
 
     type: Literal["adaptive"]

@@ -10,6 +10,7 @@ from tests.recipe.conftest import COMPLETE
 FIRES = {
     "tiny_batch": [
         ["data.batch_size=2"],
+        ["data.batch_size=32", "norm.virtual_batch_size=2"],
         ["data.batch_size=4", "train.replicas=2", "train.strategy=mirrored", "norm.synchronized=false"],
     ],
     "noisy_share": [["norm.type=switchable", "data.batch_size=1"], ["norm.type=switchable", "data.batch_size=2"]],

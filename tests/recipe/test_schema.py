@@ -78,6 +78,7 @@ def problems_of(write, text):
         ("norm: {type: instance}", "norm.type: instance normalization needs positions, and an mlp has none"),
         ("norm: {type: adaptive, alternative: group}", "norm.groups: alternative: group needs groups. Received: none."),
         ("norm: {type: adaptive, groups: 4}", "norm.groups: groups goes with alternative: group only. Received: groups 4"),
+        ("norm: {type: batch, virtual_batch_size: 4, synchronized: true}", "norm.virtual_batch_size: virtual batches make the batch smaller"),
         ("schedule: {type: cosine, warmup_epochs: 10}", "schedule.warmup_epochs: the warm-up must end before the training does: below train.epochs, 10. Received: 10."),
         ("schedule: {type: step, epochs: [5, 10]}", "schedule.epochs: steps must come before train.epochs, 10, or they never happen. Received: [5, 10]."),
         ("schedule: {type: step, epochs: [5, 5]}", "schedule.epochs: the steps must rise. Received: [5, 5]."),
