@@ -91,7 +91,8 @@ RANDOM = {
 def randomize(layer, shape, seed=0):
     """Builds the layer and gives every variable a value that its initializer would not."""
     rng = np.random.default_rng(seed)
-    layer.build(shape)
+    if not layer.built:
+        layer.build(shape)
     for variable in layer.variables:
         variable.assign(RANDOM[variable.name](rng, variable.shape))
     return layer
