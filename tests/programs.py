@@ -13,14 +13,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def python(*arguments: str, backend: str = "tensorflow", timeout: int = 300) -> str:
-    """What `python ...` prints with this backend of Keras; fails the test with its errors if it fails."""
+def python(*arguments: str, backend: str = "tensorflow", folder: pathlib.Path = ROOT, timeout: int = 300) -> str:
+    """What `python ...` prints in the folder, with this backend of Keras; fails the test with its errors if it fails."""
     skip_without(backend)
     own = {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *arguments],
         check=False,
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **own},
         capture_output=True,
         text=True,

@@ -28,6 +28,16 @@ class Case:
     make: Callable
     reference: Callable
     running: bool = False
+    virtual: int | None = None
+
+    def batch_statistics(self, x, mask=None):
+        """What a batch moves the running statistics toward, channels last: the average over the virtual batches."""
+        size = self.virtual or len(x)
+        mask = np.ones(x.shape[:-1], bool) if mask is None else mask
+        chunks = [(x[i : i + size], mask[i : i + size]) for i in range(0, len(x), size)]
+        chunks = [(rows, valid) for rows, valid in chunks if np.any(valid)]
+        pairs = np.array([references.batch_statistics(rows, mask=valid) for rows, valid in chunks])
+        return np.average(pairs, axis=0, weights=[len(rows) for rows, _ in chunks])
 
 
 def _batch(x, w, axis, mask, training):
@@ -121,12 +131,13 @@ CASES = [
         _adaptive(1, "pooled"),
         True,
     ),
-    Case("virtual", _layer(BatchNormalization, virtual_batch_size=2), _in_chunks(2, _batch), True),
+    Case("virtual", _layer(BatchNormalization, virtual_batch_size=2), _in_chunks(2, _batch), True, 2),
     Case(
         "adaptive-virtual",
         _layer(AdaptiveNormalization, balance=1.5, virtual_batch_size=3, gate="channel"),
         _in_chunks(3, _adaptive(1, balance=1.5)),
         True,
+        3,
     ),
     Case("switchable", _layer(SwitchableNormalization), _switchable, True),
     Case("domain", _layer(SecondDomain, domains=3), _domain, True),
@@ -152,7 +163,8 @@ RANDOM = {
 def randomize(layer, shape, seed=0):
     """Builds the layer and gives every variable a value that its initializer would not."""
     rng = np.random.default_rng(seed)
-    layer.build(shape)
+    if not layer.built:
+        layer.build(shape)
     for variable in layer.variables:
         variable.assign(RANDOM[variable.name](rng, variable.shape))
     return layer
