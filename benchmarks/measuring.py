@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved times, and memory in a process of its own."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -22,21 +23,24 @@ def interleaved(steps: dict[str, Callable], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_megabytes(step: Callable) -> float:
-    """Megabytes that some steps add to the most that the process held before."""
-    before = _high_water_mark()
+def peak_megabytes(trace: Callable, step: Callable) -> float:
+    """Megabytes that some steps need at most on top of what the process holds once everything is traced."""
+    trace()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = _status("VmRSS")
     for _ in range(WARM_UP):
         step()
-    return _high_water_mark() - before
+    return _status("VmHWM") - before
 
 
 def in_own_process(script: str, *arguments: str) -> float:
     """The number that the script prints with these arguments."""
+    # Memory that is freed goes back at once, so that what is held is what is used.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, script, *arguments]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
-def _high_water_mark() -> float:
-    # Unlike getrusage's, this one starts anew in a new program.
+def _status(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
