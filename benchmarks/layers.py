@@ -3,20 +3,21 @@
     python benchmarks/layers.py [--rounds 30] [--only graph|xla] [--json layers.json]
 
 All run interleaved in one process; the times are medians in milliseconds, of y, dx, dgamma and dbeta in training. "floor"
-is the memory traffic that the method needs: two passes forward and two backward, from an elementwise pass over the same
-tensor in the same run. Geometric means of the ratios to Keras' layer follow.
+is a call and the memory traffic that the method needs, two passes forward and two backward, from an elementwise pass over
+the same tensor in the same run. Geometric means of the ratios to Keras' layer follow.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
 import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import measuring
 import tensorflow as tf
 
 from nrm_keras import layers
@@ -28,8 +29,10 @@ LAYERS = {
     "adaptive": layers.AdaptiveNormalization,
     "keras group": keras.layers.GroupNormalization,
     "group": layers.GroupNormalization,
+    "keras layer": keras.layers.LayerNormalization,
+    "layer": layers.LayerNormalization,
 }
-AGAINST = {"batch": "keras batch", "adaptive": "keras batch", "group": "keras group"}
+AGAINST = {"batch": "keras batch", "adaptive": "keras batch", "group": "keras group", "layer": "keras layer"}
 PASSES = 4
 
 
@@ -57,15 +60,11 @@ def measure(shape, xla, rounds):
     x, upstream = tf.random.normal(shape, 1.0, 2.0), tf.random.normal(shape)
     steps = {name: step(make(), shape, xla) for name, make in LAYERS.items()}
     steps["pass"] = tf.function(lambda x, upstream: x * 2.0, jit_compile=xla, autograph=False)
-    times = {name: [] for name in steps}
-    for number in range(rounds + 3):
-        for name, run in steps.items():
-            began = time.perf_counter()
-            run(x, upstream)
-            if number >= 3:  # the first ones trace and warm up
-                times[name].append(1e3 * (time.perf_counter() - began))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {"floor": PASSES * medians.pop("pass"), **medians}
+    steps["call"] = tf.function(lambda x, upstream: tf.constant(0.0), jit_compile=xla, autograph=False)
+    calls = {name: functools.partial(run, x, upstream) for name, run in steps.items()}
+    medians = measuring.interleaved(calls, rounds)
+    call = medians.pop("call")
+    return {"floor": call + PASSES * (medians.pop("pass") - call), **medians}
 
 
 def step(layer, shape, xla):

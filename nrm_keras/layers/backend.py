@@ -1,7 +1,5 @@
 """What the layers know of TensorFlow: on other backends there is one replica, and gradients are the backend's own."""
 
-import contextlib
-
 import keras
 
 
@@ -56,16 +54,6 @@ def fused_batch_norm(x, gamma, beta, epsilon: float, known=None):
         values = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
         variance *= tf.maximum(values - 1, 1) / tf.maximum(values, 1)
     return y, mean, variance
-
-
-def after(tensor):
-    """A context in which TensorFlow computes anew what it has computed before, once the tensor is there.
-
-    Without it, equal operations of a graph are merged, and their result kept in memory from the first to the last use.
-    """
-    import tensorflow as tf
-
-    return contextlib.nullcontext() if tf.executing_eagerly() else tf.control_dependencies([tensor])
 
 
 def on_cpu() -> bool:

@@ -83,8 +83,6 @@ def mixture(
         y = t * (scale * gamma) + (offset * gamma + beta)
 
         def gradient(slope):
-            with backend.after(slope):
-                t = x - shift
             db, da = _sum(slope), _sum(slope * t)
             k, l, weight_slopes = 0, 0, []
             for sums, part_share, r, o, weight in shared:
