@@ -8,6 +8,7 @@ differentiable operations themselves, so that second derivatives are exact. Othe
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from nrm_keras.layers import backend
@@ -106,7 +107,7 @@ def standardize(mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor,
 
     @with_gradient
     def function(mean, variance):
-        scale = ops.rsqrt(variance + epsilon)
+        scale = rsqrt(variance + epsilon)
 
         def gradient(scale_slope, offset_slope):
             scale_slope = scale_slope - sum_like(offset_slope * mean, scale)
@@ -123,7 +124,7 @@ def mixture(weight: Tensor, mean, variance, other_mean, other_variance, epsilon:
     @with_gradient
     def function(weight, mean, variance, other_mean, other_variance):
         rest = 1 - weight
-        scale, other_scale = ops.rsqrt(variance + epsilon), ops.rsqrt(other_variance + epsilon)
+        scale, other_scale = rsqrt(variance + epsilon), rsqrt(other_variance + epsilon)
         part, other_part = weight * scale, rest * other_scale
 
         def gradient(scale_slope, offset_slope):
@@ -140,6 +141,15 @@ def mixture(weight: Tensor, mean, variance, other_mean, other_variance, epsilon:
         return (part + other_part, -(mean * part + other_mean * other_part)), gradient
 
     return function(weight, mean, variance, other_mean, other_variance)
+
+
+def rsqrt(values: Tensor) -> Tensor:
+    """1 / sqrt(values), alike wherever in the array a value is."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.rsqrt(values)
+    # On a CPU, rsqrt and reciprocals round in another way at an array's end, so that an example's result would depend on
+    # the batch it comes in. TensorFlow's optimizer makes them of divisions whose numerator it knows to be 1.
+    return ops.sqrt(ops.sign(values) / values)
 
 
 def _through_rsqrt(slope, scale):
