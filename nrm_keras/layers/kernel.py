@@ -143,13 +143,18 @@ def mixture(weight: Tensor, mean, variance, other_mean, other_variance, epsilon:
     return function(weight, mean, variance, other_mean, other_variance)
 
 
-def rsqrt(values: Tensor) -> Tensor:
-    """1 / sqrt(values), alike wherever in the array a value is."""
+def reciprocal(values: Tensor) -> Tensor:
+    """1 / values for values above 0, rounded alike wherever in the array a value is."""
     if keras.backend.backend() != "tensorflow":
-        return ops.rsqrt(values)
-    # On a CPU, rsqrt and reciprocals round in another way at an array's end, so that an example's result would depend on
-    # the batch it comes in. TensorFlow's optimizer makes them of divisions whose numerator it knows to be 1.
-    return ops.sqrt(ops.sign(values) / values)
+        return ops.reciprocal(values)
+    # On a CPU, TensorFlow's Reciprocal and Rsqrt round in another way at an array's end, so that an example's result would
+    # depend on the batch it comes in; and its optimizer makes them of divisions whose numerator it knows to be 1.
+    return ops.sign(values) / values
+
+
+def rsqrt(values: Tensor) -> Tensor:
+    """1 / sqrt(values), rounded alike wherever in the array a value is."""
+    return ops.sqrt(reciprocal(values)) if keras.backend.backend() == "tensorflow" else ops.rsqrt(values)
 
 
 def _through_rsqrt(slope, scale):

@@ -116,7 +116,7 @@ def _reciprocal(count, dtype):
     if isinstance(count, int):
         return 1 / max(count, 1)
     # Weights count positions, so a total below 1 is 0: this divides by zero nowhere, not even in a gradient.
-    return ops.reciprocal(ops.maximum(ops.cast(count, dtype), 1))
+    return kernel.reciprocal(ops.maximum(ops.cast(count, dtype), 1))
 
 
 def position_share(x: Tensor) -> Tensor | float:
