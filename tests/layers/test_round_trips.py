@@ -11,7 +11,7 @@ from tests.layers.cases import CASES, randomize
 LOAD = """
 import sys
 import numpy as np
-import keras, nrm_keras
+import keras, nrm_keras, tests.layers.cases
 for name in sys.argv[1:]:
     model = keras.models.load_model(f"{name}.keras")
     np.save(f"{name}.loaded.npy", model.predict(np.load(f"{name}.x.npy"), batch_size=64, verbose=0))
