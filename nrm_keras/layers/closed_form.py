@@ -19,7 +19,7 @@ import keras
 from keras import ops
 
 from nrm_keras.layers import backend
-from nrm_keras.layers.kernel import Tensor, center, sum_like, total, with_gradient
+from nrm_keras.layers.kernel import Tensor, center, rsqrt, sum_like, total, with_gradient
 from nrm_keras.layers.moments import (
     Pooled,
     Sums,
@@ -75,7 +75,7 @@ def mixture(
         scale, offset, shared = 0, 0, []
         for sums, weight in zip(parts, weights or (1,), strict=True):
             pooled = pool_rows(error, variance, shift, size, sums)
-            r = ops.rsqrt(pooled.variance + epsilon)
+            r = rsqrt(pooled.variance + epsilon)
             o = ((shift - pooled.reference) - pooled.mean) * r
             scale, offset = scale + weight * r, offset + weight * o
             shared.append((sums, reciprocal(pooled.weight), r, o, weight))
@@ -166,7 +166,7 @@ def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor, epsilon: f
         # Of a large mean, rounding leaves something.
         error = share * _total(_valid(t, mask))
         variance = ops.maximum(share * _total(_valid(ops.square(t), mask)) - ops.square(error), 0)
-        r = ops.rsqrt(ops.where(count > 0, variance, 1) + epsilon)
+        r = rsqrt(ops.where(count > 0, variance, 1) + epsilon)
         normalized = t * r - error * r
         y = normalized * gamma + beta
 

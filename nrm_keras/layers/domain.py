@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from nrm_keras.layers import backend
-from nrm_keras.layers.moments import Moments, Pooled, Tensor, per_channel
+from nrm_keras.layers.moments import Moments, Pooled, Tensor, per_channel, reciprocal
 from nrm_keras.layers.running import RunningNormalizer
 
 Table = tuple[Tensor, Tensor, Tensor]
@@ -206,8 +206,7 @@ class DomainBatchNormalization(RunningNormalizer):
 def pool_rows_by(domain: Tensor, rows: Rows, domains: int) -> Rows:
     """Law of total variance over the rows of each domain. Where all weights are 0 the mean is 0 and the variance 1."""
     weight = ops.segment_sum(rows.weight, domain, domains)
-    # Weights count positions, so a total below 1 is 0.
-    share = ops.reciprocal(ops.maximum(weight, 1))
+    share = reciprocal(weight)
 
     def average(values):
         # A matrix product with the domains as columns of 0 and 1 would carry NaN from one domain to all.

@@ -8,6 +8,7 @@ differentiable operations themselves, so that second derivatives are exact. Othe
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from nrm_keras.layers import backend
@@ -71,6 +72,20 @@ def moments(centered: Tensor, mask: Tensor | None, share: Tensor | float) -> tup
         return (mean, variance), gradient
 
     return function(centered)
+
+
+def reciprocal(values: Tensor) -> Tensor:
+    """1 / values for values above 0, rounded alike wherever in the array a value is."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.reciprocal(values)
+    # On a CPU, TensorFlow's Reciprocal and Rsqrt round in another way at an array's end, so that an example's result would
+    # depend on the batch it comes in; and its optimizer makes them of divisions whose numerator it knows to be 1.
+    return ops.sign(values) / values
+
+
+def rsqrt(values: Tensor) -> Tensor:
+    """1 / sqrt(values), rounded alike wherever in the array a value is."""
+    return ops.sqrt(reciprocal(values)) if keras.backend.backend() == "tensorflow" else ops.rsqrt(values)
 
 
 def affine(centered: Tensor, scale: Tensor, offset: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:

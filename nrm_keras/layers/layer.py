@@ -6,7 +6,7 @@ import warnings
 import keras
 from keras import ops
 
-from nrm_keras.layers import closed_form
+from nrm_keras.layers import closed_form, kernel
 from nrm_keras.layers.moments import expand_mask, reshape, without_padding
 from nrm_keras.layers.normalizer import Normalizer
 
@@ -120,7 +120,7 @@ class LayerNormalization(Normalizer):
     def _normalize_rows(self, rows, mask):
         if self.rms_scaling:
             variance = ops.mean(ops.square(rows - ops.mean(rows, -1, keepdims=True)), -1, keepdims=True)
-            return rows * ops.rsqrt(variance + self.epsilon) * ops.reshape(ops.cast(self.gamma, rows.dtype), (-1,))
+            return rows * kernel.rsqrt(variance + self.epsilon) * ops.reshape(ops.cast(self.gamma, rows.dtype), (-1,))
         gamma, beta = (ops.reshape(v, (-1,)) for v in self.parameters(rows.dtype))
         channels = (rows.shape[1],)
         gamma, beta = (ops.broadcast_to(v, channels) for v in (gamma, beta))

@@ -148,7 +148,7 @@ def average_rows(pooled: Pooled) -> Pooled:
 def reciprocal(count: Tensor) -> Tensor:
     """1 / count, or 1 where there is nothing to count."""
     # Weights count positions, so a total below 1 is 0: this divides by zero nowhere, not even in a gradient.
-    return ops.reciprocal(ops.maximum(count, 1))
+    return kernel.reciprocal(ops.maximum(count, 1))
 
 
 def valid_examples(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -147,7 +147,7 @@ class Normalizer(keras.layers.Layer):
 
     def standardize(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, offset) that make the mean 0 and the variance 1, up to epsilon."""
-        scale = ops.rsqrt(variance + self.epsilon)
+        scale = kernel.rsqrt(variance + self.epsilon)
         return scale, -mean * scale
 
     def overrides(self, cls: type, *names: str) -> bool:
