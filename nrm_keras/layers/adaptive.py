@@ -205,10 +205,10 @@ class AdaptiveNormalization(RunningNormalizer):
             lam = self._lam_on_four_axes(batch.examples)
             standard = self.standardize(moments.from_shift(batch), batch.variance)
             y = kernel.affine(moments.centered, *standard, lam * gamma, beta)
-        rest, zero = 1 - lam, ops.zeros_like(beta)
         if self.virtual_batch_size is None or not training:
-            return y + closed_form.positions(x, rest * gamma, zero, self.epsilon, self._resolved_groups)
-        return y + rest * closed_form.positions(x, gamma, zero, self.epsilon, self._resolved_groups)
+            return y + closed_form.positions(x, (1 - lam) * gamma, None, self.epsilon, self._resolved_groups)
+        # Each example has its own lam.
+        return y + (1 - lam) * closed_form.positions(x, gamma, None, self.epsilon, self._resolved_groups)
 
     def coefficients(self, moments, training):
         batch = self.statistics(moments, training)

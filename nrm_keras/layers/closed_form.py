@@ -136,30 +136,29 @@ def fits_fused_kernel(x: Tensor, epsilon: float) -> bool:
 def batch_known(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
     """x normalized with known statistics of shape (channels,) by TensorFlow's kernel, where `fits_fused_kernel`."""
     images = ops.reshape(x, (-1, x.shape[1] or 1, 1, x.shape[2]))
-    y, *_ = backend.fused_batch_norm(images, *_per_channel(x, gamma, beta), epsilon, (mean, variance))
+    y, *_ = backend.fused_batch_norm(images, _per_channel(x, gamma), _per_channel(x, beta), epsilon, (mean, variance))
     return reshape(y, tuple(x.shape), lambda: ops.shape(x))
 
 
-def positions(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, groups: int = 1) -> Tensor:
+def positions(x: Tensor, gamma: Tensor, beta: Tensor | None, epsilon: float, groups: int = 1) -> Tensor:
     """x with each group of channels of each position normalized on its own; arguments as for `mixture`."""
     first = x.shape[3] != 1
     last = ops.transpose(x, (0, 1, 3, 2)) if first else x
-    gamma, beta = (ops.reshape(v, (groups, -1)) for v in _per_channel(x, gamma, beta))
-    if groups == 1:
-        gamma, beta = (ops.reshape(v, (-1,)) for v in (gamma, beta))
+    shape = (-1,) if groups == 1 else (groups, x.shape[2] // groups)
+    gamma, beta = (None if v is None else ops.reshape(_per_channel(x, v), shape) for v in (gamma, beta))
     y = rows(ops.reshape(last, (-1, *gamma.shape)), None, gamma, beta, epsilon)
     y = reshape(y, tuple(last.shape), lambda: ops.shape(last))
     return ops.transpose(y, (0, 1, 3, 2)) if first else y
 
 
-def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor | None, epsilon: float) -> Tensor:
     """x of shape (n, channels) or (n, groups, channels), each row of channels normalized over the valid ones.
 
-    gamma and beta have the shape of x without its first axis. Equation as for `mixture`, with one part and one row.
+    gamma and beta have the shape of x without its first axis; without a beta, nothing is added.
     """
 
     @with_gradient
-    def function(x, gamma, beta):
+    def function(x, gamma, *beta):
         count = ops.full((1, 1), x.shape[-1], x.dtype) if mask is None else _total(ops.cast(mask, x.dtype))
         share = reciprocal(count)
         t = x - share * _total(_valid(x, mask))
@@ -168,17 +167,17 @@ def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor, epsilon: f
         variance = ops.maximum(share * _total(_valid(ops.square(t), mask)) - ops.square(error), 0)
         r = rsqrt(ops.where(count > 0, variance, 1) + epsilon)
         normalized = t * r - error * r
-        y = normalized * gamma + beta
+        y = sum(beta, normalized * gamma)
 
         def gradient(slope):
             along = slope * normalized
             g = slope * gamma
             common = normalized * (share * _total(along, gamma)) + share * _total(g)
-            return (g - _valid(common, mask)) * r, _like(along, gamma), _like(slope, beta)
+            return (g - _valid(common, mask)) * r, _like(along, gamma), *(_like(slope, b) for b in beta)
 
         return y, gradient
 
-    return function(x, gamma, beta)
+    return function(x, gamma, *(() if beta is None else (beta,)))
 
 
 def _fused_batch(x, gamma, beta, epsilon):
@@ -186,14 +185,16 @@ def _fused_batch(x, gamma, beta, epsilon):
     shift = ops.sum(_shift(ops.squeeze(x[:1], 3), None), (0, 1))
     # Positions stay an axis of their own: kernels of GPUs bound the first one.
     images = ops.reshape(x, (-1, x.shape[1] or 1, 1, x.shape[2]))
-    y, mean, variance = backend.fused_batch_norm(center(images, shift), *_per_channel(x, gamma, beta), epsilon)
+    y, mean, variance = backend.fused_batch_norm(
+        center(images, shift), _per_channel(x, gamma), _per_channel(x, beta), epsilon
+    )
     statistics = (ops.reshape(ops.stop_gradient(v), (1, 1, -1, 1)) for v in (shift, mean, variance))
     examples = ops.cast(ops.shape(x)[0], x.dtype)
     return reshape(y, tuple(x.shape), lambda: ops.shape(x)), Pooled(ops.ones(()), *statistics, examples=examples)
 
 
-def _per_channel(x, *parameters):
-    return (ops.reshape(ops.broadcast_to(v, (1, 1, x.shape[2], 1)), (-1,)) for v in parameters)
+def _per_channel(x, parameter):
+    return ops.reshape(ops.broadcast_to(parameter, (1, 1, x.shape[2], 1)), (-1,))
 
 
 def _shift(x, mask):
@@ -229,10 +230,10 @@ def _like(values, parameter):
 
 def _total(values, weights=None):
     """The sum over the last axis, of values * weights."""
+    if backend.on_cpu() and weights is not None and len(values.shape) == 2:
+        return ops.matmul(values, ops.reshape(weights, (-1, 1)))
+    values = values if weights is None else values * weights
     if backend.on_cpu() and backend.compiled_by_xla():
         # XLA adds along the last axis of an array one number after the other.
-        if weights is not None and len(values.shape) == 2:
-            return ops.matmul(values, ops.reshape(weights, (-1, 1)))
-        values = values if weights is None else values * weights
         return ops.matmul(values, ops.ones((values.shape[-1], 1), values.dtype))
-    return ops.sum(values if weights is None else values * weights, -1, keepdims=True)
+    return ops.sum(values, -1, keepdims=True)
