@@ -181,8 +181,9 @@ def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor | None, eps
 
 
 def _fused_batch(x, gamma, beta, epsilon):
-    # The kernel loses digits to a large mean. The first example's is near enough; zeros, where there is none.
-    shift = ops.sum(_shift(ops.squeeze(x[:1], 3), None), (0, 1))
+    # The kernel loses digits to a large mean. One example alone can be far from it: the square root of their number.
+    sample = _sample(ops.squeeze(x[::BLOCK], 3))
+    shift = ops.squeeze(_finite_mean(ops.reshape(sample, (1, -1, x.shape[2])), None), (0, 1))
     # Positions stay an axis of their own: kernels of GPUs bound the first one.
     images = ops.reshape(x, (-1, x.shape[1] or 1, 1, x.shape[2]))
     y, mean, variance = backend.fused_batch_norm(
@@ -199,12 +200,20 @@ def _per_channel(x, parameter):
 
 def _shift(x, mask):
     """A finite constant near the data: of x - shift no digits are lost to a large mean."""
-    axes = _POSITIONS[: len(x.shape) - 2]
-    for axis in axes if mask is None else ():
+    return _finite_mean(_sample(x) if mask is None else x, mask)
+
+
+def _sample(x):
+    """An eighth of the positions, where there are many."""
+    for axis in _POSITIONS[: len(x.shape) - 2]:
         size = x.shape[axis]
         if size is not None and size >= BLOCK**2:
-            x = x[(slice(None),) * axis + (slice(size // BLOCK),)]
-            break
+            return x[(slice(None),) * axis + (slice(size // BLOCK),)]
+    return x
+
+
+def _finite_mean(x, mask):
+    axes = _POSITIONS[: len(x.shape) - 2]
     count = number_of(x, axes) if mask is None else _sum(ops.cast(mask, x.dtype))
     shift = reciprocal(count) * _sum(_valid(x, mask))
     return ops.stop_gradient(ops.where(ops.isfinite(shift), shift, 0))

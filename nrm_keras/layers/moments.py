@@ -154,7 +154,7 @@ def reciprocal(count: Tensor) -> Tensor:
 def valid_examples(x: Tensor, mask: Tensor | None) -> Tensor:
     """1 for each example, or 0 where it is nothing but padding; shape (n, 1, 1, 1)."""
     if mask is None:
-        return ops.ones_like(x[:, :1, :1, :1])
+        return ops.ones((ops.shape(x)[0], 1, 1, 1), x.dtype)
     return ops.cast(ops.any(mask, axis=(1, 2, 3), keepdims=True), x.dtype)
 
 

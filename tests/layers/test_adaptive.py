@@ -22,9 +22,21 @@ def built(delta=0.0, **kwargs):
     return layer
 
 
-def step(layer, x, upstream):
-    """[y, dx, dgamma, dbeta]."""
-    return gradients(layer, x, upstream)[:4]
+def step(layer, x, upstream, mask):
+    """[y, dx, dgamma, dbeta]; at padding the output has no meaning."""
+    valid = np.ones(x.shape, bool) if mask is None else np.broadcast_to(mask[..., None], x.shape)
+    y, *slopes = gradients(layer, x, np.where(valid, upstream, 0), mask=mask)[:4]
+    return [np.where(valid, y, 0), *slopes]
+
+
+def random_mask(shape):
+    """Padding in every example, and one that is nothing else."""
+    mask = np.random.default_rng(2).random(shape[:-1]) < 0.6
+    mask[0], mask[1:2] = True, False
+    return mask
+
+
+masked_or_not = pytest.mark.parametrize("mask_of", [lambda shape: None, random_mask], ids=["all", "masked"])
 
 
 @pytest.mark.parametrize("m, expected", [(0, 0), (1, 0), (2, 1 / 8), (4, 3 / 10), (8, 1 / 2), (64, 63 / 70)])
@@ -49,13 +61,14 @@ def test_gate_is_monotone_in_the_batch_size(seed, gate):
     assert np.all(values[:2] == 0)
 
 
+@masked_or_not
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_weight_one_is_batch_normalization(shape):
-    x, upstream = inputs(shape), inputs(shape, 1)
+def test_weight_one_is_batch_normalization(shape, mask_of):
+    x, upstream, mask = inputs(shape), inputs(shape, 1), mask_of(shape)
     mixer, batch = AdaptiveNormalization(), BatchNormalization()
     mixer.build(shape)
     mixer.gate_delta.assign(-EXTREME)
-    for one, other in zip(step(mixer, x, upstream), step(batch, x, upstream), strict=True):
+    for one, other in zip(step(mixer, x, upstream, mask), step(batch, x, upstream, mask), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for name in ("moving_mean", "moving_variance", "update_count"):
         np.testing.assert_allclose(weights(mixer)[name], weights(batch)[name], rtol=1e-6)
@@ -72,18 +85,19 @@ ALTERNATIVES = {
 @pytest.mark.parametrize("alternative", ALTERNATIVES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("reason", ["gate", "one example"])
-def test_weight_zero_is_the_alternative(shape, alternative, reason):
+@masked_or_not
+def test_weight_zero_is_the_alternative(shape, alternative, reason, mask_of):
     ours, theirs = ALTERNATIVES[alternative]
     if reason == "one example":
         shape = (1, *shape[1:])
-    x, upstream = inputs(shape), inputs(shape, 1)
+    x, upstream, mask = inputs(shape), inputs(shape, 1), mask_of(shape)
     mixer = AdaptiveNormalization(**ours)
     mixer.build(shape)
     mixer.gate_delta.assign(EXTREME if reason == "gate" else 0.0)
     group = GroupNormalization(**theirs, positions="separate" if len(shape) == 3 else "pooled")
     batch = BatchNormalization()
-    batch(x, training=True)
-    for one, other in zip(step(mixer, x, upstream), step(group, x, upstream), strict=True):
+    batch(x, training=True, mask=mask)
+    for one, other in zip(step(mixer, x, upstream, mask), step(group, x, upstream, mask), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for name in ("moving_mean", "moving_variance", "update_count"):
         np.testing.assert_allclose(weights(mixer)[name], weights(batch)[name], rtol=1e-6)

@@ -1,23 +1,19 @@
-"""Synchronized statistics on two replicas with batches of 3 and 2 examples."""
-
-import json
-import os
-import pathlib
-import subprocess
-import sys
+"""Two replicas, as two logical CPUs in programs of their own: synchronized statistics, and what `fit` leaves behind."""
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.programs import report as run
 
 
 @pytest.fixture(scope="module")
 def report():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "tests.layers.two_replicas"]
-    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    """One call of each layer with batches of 3 and 2 examples."""
+    return run("-m", "tests.layers.two_replicas")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return run("-m", "tests.layers.two_replicas_fit")
 
 
 @pytest.mark.parametrize("mask", ["all", "masked"])
@@ -37,3 +33,16 @@ def test_nan_on_one_replica_leaves_both_alone(report):
 def test_unsynchronized_replicas_agree_on_running_statistics(report):
     assert report["local"]["replicas"] == 0
     assert report["local"]["mean"] < 2e-4
+
+
+@pytest.mark.parametrize("name", ["batch", "batch synchronized", "adaptive", "adaptive synchronized"])
+def test_either_replica_is_the_saved_model(fitted, name):
+    """Running statistics bit for bit, and predictions of `.keras` and SavedModel, whose graphs may round differently."""
+    assert fitted[name]["statistics"] == 0
+    assert fitted[name]["saved"] < 1e-6
+    assert fitted[name]["exported"] < 1e-6
+
+
+def test_replicas_of_keras_layer_drift_apart(fitted):
+    """The control: each keeps statistics of its own half, and the saved model is one of them."""
+    assert all(fitted["keras"][what] > 0.1 for what in ("statistics", "saved", "exported"))

@@ -1,0 +1,73 @@
+"""Whether running statistics serve after 20 steps: validation accuracy with them and with recalibrated ones.
+
+    python benchmarks/early_validation.py [--seeds 5] [--json early_validation.json]
+
+The first epoch of the recipe images/digits_adaptive (ResNet-8, width 16, batch 64, SGD with momentum), which has 20
+steps, with each normalizer. "recalibrated" are the same weights with the exact statistics of the training data.
+"""
+
+import argparse
+import json
+import os
+import statistics
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+import nrm_keras
+from nrm_keras.data import sources
+from nrm_keras.recipe import loading
+from nrm_keras.training import train
+
+STEPS = 20
+NORMS = ("batch", "adaptive", "keras_batch")
+
+nrm_keras.register("norm", "keras_batch")(lambda name: keras.layers.BatchNormalization(name=name))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--json", default="early_validation.json", help="where the figures go")
+    arguments = parser.parse_args()
+    rows = {}
+    for norm in NORMS:
+        pairs = [accuracies(norm, seed) for seed in range(arguments.seeds)]
+        running, recalibrated = zip(*pairs, strict=True)
+        gaps = [abs(one - other) for one, other in pairs]
+        rows[norm] = {
+            "running": running,
+            "recalibrated": recalibrated,
+            "median_gap": statistics.median(gaps),
+            "worst_gap": max(gaps),
+        }
+        for name in ("running", "recalibrated"):
+            print(f"{norm:12} {name:13}" + "".join(f"{value:8.3f}" for value in rows[norm][name]))
+        print(f"{norm:12} gap: median {rows[norm]['median_gap']:.3f}, worst {rows[norm]['worst_gap']:.3f}", flush=True)
+    with open(arguments.json, "w") as file:
+        json.dump({"steps": STEPS, **rows}, file, indent=1)
+
+
+def accuracies(norm, seed):
+    """Validation accuracy after 20 steps with running statistics, and with recalibrated ones."""
+    recipe = loading.load(
+        "images/digits_adaptive", ["norm=null", f"norm={{type: {norm}}}", f"train.seed={seed}"]
+    ).recipe
+    keras.utils.set_random_seed(seed)
+    examples = sources.load(recipe.data)
+    batches = train.training_batches(recipe, examples)
+    model = train.build_model(recipe, examples, batches.steps_per_epoch)
+    model.fit(batches(0), steps_per_epoch=STEPS, shuffle=False, verbose=0)
+    validation = train.evaluation_data(examples, "validation", recipe.data.batch_size)
+    running = accuracy(model, validation)
+    nrm_keras.recalibrate(model, batches(0), evaluate=False, verbose=0)
+    return running, accuracy(model, validation)
+
+
+def accuracy(model, data):
+    return model.evaluate(data, return_dict=True, verbose=0)["accuracy"]
+
+
+if __name__ == "__main__":
+    main()
