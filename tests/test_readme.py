@@ -78,6 +78,6 @@ def test_the_package_s_layers_are_called_as_shown():
     calls, _, _ = code_blocks()
     import keras
 
-    names = {"x": keras.Input((4, 4, 8))}
+    names = {"x": keras.Input((4, 4, 8)), "site": keras.Input((), dtype="int32")}
     exec(calls, names)  # noqa: S102  it is README's
     assert names["x"].shape == (None, 4, 4, 8)
