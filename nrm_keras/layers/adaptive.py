@@ -56,7 +56,7 @@ class AdaptiveNormalization(RunningNormalizer):
         positions: "pooled" or "separate", see `GroupNormalization`; None means separate at rank 3, otherwise pooled.
         warmup: Whether the momentum of the running statistics starts at 0, see `BatchNormalization`.
         virtual_batch_size: How many examples share their batch statistics in training, see `RunningNormalizer`; m is
-            then their number.
+            then their number. A last virtual batch of one example is the alternative alone, as every m = 1.
         synchronized: Whether to use the statistics of all replicas together, under tf.distribute.
         **kwargs: Arguments of `keras.layers.Layer`.
 

@@ -73,7 +73,8 @@ def recalibrate(
 
     Keras' BatchNormalization and its subclasses, and this package's layers with running statistics, wherever they are.
     Layers that training leaves alone, by `trainable=False` or by a call with `training=False`, normalize with what they
-    have, and keep it, unless `include_frozen`. What batch renormalization keeps besides stays as it is.
+    have, and keep it, unless `include_frozen`. What batch renormalization keeps besides stays as it is, and so do the
+    statistics of DomainBatchNormalization's domains. Virtual batches are not formed: a batch is taken as a whole.
 
     Args:
         model: a model that is built.

@@ -10,6 +10,7 @@ import keras
 
 from nrm_keras import registry
 from nrm_keras.layers.named import NAMED
+from nrm_keras.recipe.problems import did_you_mean
 from nrm_keras.surgery import structure
 from nrm_keras.surgery.carrying import carry, options
 from nrm_keras.surgery.copying import Copier
@@ -86,8 +87,8 @@ def swap_normalization(
 
     Args:
         model: a functional or sequential model that is built.
-        to: "batch", "layer", "sample", "group", "instance", "rms", "adaptive", a name under which a recipe's `norm` was
-            registered, or a class or function that makes a layer. A function is called with `name` and what else of the
+        to: "batch", "layer", "sample", "group", "instance", "rms", "switchable", "adaptive", a name under which a recipe's
+            `norm` was registered, or a class or function that makes a layer. A function is called with `name` and what else of the
             old layer's arguments it names.
         where: which normalizers to replace, a function of the layer; it may choose subclasses too.
         verbose: whether to print what was done. The same is in the copy's `swap_report`, until it is saved.
@@ -179,8 +180,8 @@ def _builder(to):
             return registry.get("norm", to)
         if to not in NAMED:
             raise ValueError(
-                f"`to` must be one of {', '.join([*NAMED, *_registered()])}, a class or a function. Received: {to!r}. "
-                "To leave normalizers out, pass keras.layers.Identity."
+                f"`to` must be the name of a normalizer, a class or a function. Received: {to!r}."
+                f"{did_you_mean(to, [*NAMED, *_registered()])} To leave normalizers out, pass keras.layers.Identity."
             )
         return NAMED[to]
     if not callable(to):

@@ -374,6 +374,7 @@ def _batch():
         (lambda: keras.layers.Dense(1), "batch", TypeError, "Received: Dense"),
         (_batch, "btch", ValueError, "batch, layer.*Received: 'btch'"),
         (_batch, "none", ValueError, "Identity"),
+        (_batch, "grupp", ValueError, "Did you mean 'group'"),
         (_batch, 3, TypeError, "Received: 3"),
         (lambda: one_layer(keras.layers.Dense(2)), "batch", ValueError, "a normalizer to replace"),
         (lambda: one_layer(Block(name="hides")), "batch", ValueError, "left hides/within"),
