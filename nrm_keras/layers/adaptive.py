@@ -164,17 +164,15 @@ class AdaptiveNormalization(RunningNormalizer):
     def batch_weight(self, examples: float | Tensor | None = None) -> Tensor:
         """lam, the weight on batch statistics, for a batch of `examples` examples; None means as at inference.
 
-        Its shape is that of `gate_delta`: scalar, or one value per channel with `gate="channel"`.
+        Its shape is that of `gate_delta`: scalar, or one value per channel with `gate="channel"`; where `examples` has the
+        four axes of rows, so has the result.
         """
         if examples is None:
             examples = ops.exp(ops.convert_to_tensor(self.moving_log_count))
         examples = ops.convert_to_tensor(examples, None if ops.is_tensor(examples) else self._weight_dtype)
-        return self._lam(examples, *(ops.cast(v, examples.dtype) for v in (self.gate_delta, self.gate_phi)))
-
-    def _lam_on_four_axes(self, examples):
-        return self._lam(examples, *(per_channel(v, examples.dtype) for v in (self.gate_delta, self.gate_phi)))
-
-    def _lam(self, examples, delta, phi):
+        delta, phi = (ops.cast(v, examples.dtype) for v in (self.gate_delta, self.gate_phi))
+        if len(examples.shape) == 4:
+            delta, phi = (per_channel(v, examples.dtype) for v in (delta, phi))
         theta = math.log(self.balance - 1) + self.gate_scale * delta
         plural = examples > 1
         # log(0) must not be there even where it is not chosen: its infinite slope would reach the gradient.
@@ -182,12 +180,12 @@ class AdaptiveNormalization(RunningNormalizer):
         return ops.where(plural, ops.sigmoid(logit), 0)
 
     def normalize(self, x, mask, training):
-        if self._separate:
+        if self._separate and not self.overrides(AdaptiveNormalization):
             return self._normalize_separately(x, mask, training)
         if not self._is_closed(training):
             return super().normalize(x, mask, training)
         sums, examples = self._pooling(x, mask)
-        lam = self._lam_on_four_axes(examples)
+        lam = self.batch_weight(examples)
         parts = sums, over_groups(self._resolved_groups)
         y, (batch, _) = closed_form.mixture(x, mask, parts, (lam, 1 - lam), *self.parameters(x.dtype), self.epsilon)
         self.update(batch._replace(examples=examples))
@@ -196,13 +194,14 @@ class AdaptiveNormalization(RunningNormalizer):
     def _normalize_separately(self, x, mask, training):
         gamma, beta = self.parameters(x.dtype)
         if self._is_closed(training):
-            lam = self._lam_on_four_axes(self._pooling(x, mask)[1])
+            _, examples = self._pooling(x, mask)
+            lam = self.batch_weight(examples)
             y, batch = closed_form.batch(x, mask, lam * gamma, beta, self.epsilon, self.virtual_batch_size)
-            self.update(batch)
+            self.update(batch._replace(examples=examples))
         else:
             moments = self.measure(x, mask, training)
             batch = self.statistics(moments, training)
-            lam = self._lam_on_four_axes(batch.examples)
+            lam = self.batch_weight(batch.examples)
             standard = self.standardize(moments.from_shift(batch), batch.variance)
             y = kernel.affine(moments.centered, *standard, lam * gamma, beta)
         if self.virtual_batch_size is None or not training:
@@ -212,15 +211,14 @@ class AdaptiveNormalization(RunningNormalizer):
 
     def coefficients(self, moments, training):
         batch = self.statistics(moments, training)
-        lam = self._lam_on_four_axes(batch.examples)
+        lam = self.batch_weight(batch.examples)
         alternative = self.standardize(*moments.over_groups(self._resolved_groups))
         standard = self.standardize(moments.from_shift(batch), batch.variance)
         return tuple(lam * one + (1 - lam) * other for one, other in zip(standard, alternative, strict=True))
 
     def _is_closed(self, training):
-        """Whether gradients in closed form are those of the layer's call."""
-        own = self.overrides(AdaptiveNormalization, "coefficients", "statistics", "batch_weight")
-        return training and not self.synchronized and not own
+        """Whether the gradients in closed form are those of the layer's call."""
+        return training and not self.synchronized and not self.overrides(AdaptiveNormalization)
 
     def _pooling(self, x, mask):
         """How the batch's rows are summed, and the number of examples that each row then stands for."""
@@ -232,7 +230,7 @@ class AdaptiveNormalization(RunningNormalizer):
         return super().measure(x, mask, training) if self._separate else Moments(x, mask)
 
     def running(self, dtype):
-        return super().running(dtype)._replace(examples=ops.exp(ops.cast(self.moving_log_count, dtype)))
+        return super().running(dtype)._replace(examples=ops.exp(per_channel(self.moving_log_count, dtype)))
 
     def batch_values(self, pooled):
         yield from super().batch_values(pooled)

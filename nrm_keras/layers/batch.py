@@ -114,7 +114,7 @@ class BatchNormalization(RunningNormalizer):
         self.renorm_momentum = renorm_momentum
 
     def normalize(self, x, mask, training):
-        if self.synchronized or self.overrides(BatchNormalization, "pool", "coefficients", "statistics", "running"):
+        if self.synchronized or self.overrides(BatchNormalization):
             return super().normalize(x, mask, training)
         gamma, beta = self.parameters(x.dtype)
         if training:

@@ -29,7 +29,6 @@ from nrm_keras.layers.moments import (
     pool_rows,
     reciprocal,
     reshape,
-    valid_examples,
 )
 
 # The mean of any eighth of the values is within 3 standard deviations of the mean of all: near enough for a shift.
@@ -111,16 +110,15 @@ def batch(
     """
     if virtual_batch_size is None and mask is None and fits_fused_kernel(x, epsilon):
         return _fused_batch(x, gamma, beta, epsilon)
-    rows, row_mask, part = x, mask, over_batch
+    values, valid, part = x, mask, over_batch
     if virtual_batch_size is not None:
         part = over_virtual_batches(virtual_batch_size)
     elif x.shape[3] == 1:
         # Rows of the whole batch, of which there is one for each channel.
-        rows = ops.reshape(x, (1, -1, x.shape[2], 1))
-        row_mask = mask if mask is None else ops.reshape(mask, (1, -1, mask.shape[2], 1))
-    examples = part(valid_examples(x, mask))
-    y, (statistics,) = mixture(rows, row_mask, (part,), (), gamma, beta, epsilon)
-    return reshape(y, tuple(x.shape), lambda: ops.shape(x)), statistics._replace(examples=examples)
+        values = ops.reshape(x, (1, -1, x.shape[2], 1))
+        valid = mask if mask is None else ops.reshape(mask, (1, -1, mask.shape[2], 1))
+    y, (statistics,) = mixture(values, valid, (part,), (), gamma, beta, epsilon)
+    return reshape(y, tuple(x.shape), lambda: ops.shape(x)), statistics
 
 
 def fits_fused_kernel(x: Tensor, epsilon: float) -> bool:
@@ -167,7 +165,7 @@ def rows(x: Tensor, mask: Tensor | None, gamma: Tensor, beta: Tensor | None, eps
         variance = ops.maximum(share * _total(_valid(ops.square(t), mask)) - ops.square(error), 0)
         r = rsqrt(ops.where(count > 0, variance, 1) + epsilon)
         normalized = t * r - error * r
-        y = sum(beta, normalized * gamma)
+        y = normalized * gamma + beta[0] if beta else normalized * gamma
 
         def gradient(slope):
             along = slope * normalized
@@ -190,8 +188,7 @@ def _fused_batch(x, gamma, beta, epsilon):
         center(images, shift), _per_channel(x, gamma), _per_channel(x, beta), epsilon
     )
     statistics = (ops.reshape(ops.stop_gradient(v), (1, 1, -1, 1)) for v in (shift, mean, variance))
-    examples = ops.cast(ops.shape(x)[0], x.dtype)
-    return reshape(y, tuple(x.shape), lambda: ops.shape(x)), Pooled(ops.ones(()), *statistics, examples=examples)
+    return reshape(y, tuple(x.shape), lambda: ops.shape(x)), Pooled(ops.ones(()), *statistics, examples=None)
 
 
 def _per_channel(x, parameter):

@@ -92,7 +92,7 @@ class GroupNormalization(Normalizer):
         self._resolved_groups = resolve_groups(self.groups, input_shape[self.axis])
 
     def normalize(self, x, mask, training):
-        if self.overrides(GroupNormalization, "pool", "coefficients"):
+        if self.overrides(GroupNormalization):
             return super().normalize(x, mask, training)
         gamma, beta = self.parameters(x.dtype)
         if self.positions == "separate" or x.shape[1] == x.shape[3] == 1:

@@ -6,6 +6,9 @@ from keras import constraints, initializers, ops, regularizers
 from nrm_keras.layers import kernel
 from nrm_keras.layers.moments import Moments, Tensor, expand_mask, four_axes, per_channel, reshape, without_padding
 
+# What a subclass may override to say whose statistics it uses, and how.
+HOOKS = ("measure", "pool", "coefficients", "standardize", "affine", "statistics", "running")
+
 
 @keras.saving.register_keras_serializable(package="nrm_keras")
 class Normalizer(keras.layers.Layer):
@@ -150,9 +153,10 @@ class Normalizer(keras.layers.Layer):
         scale = kernel.rsqrt(variance + self.epsilon)
         return scale, -mean * scale
 
-    def overrides(self, cls: type, *names: str) -> bool:
-        """Whether a subclass of `cls` has methods of its own by these names, which closed forms would pass over."""
-        return any(getattr(type(self), name) is not getattr(cls, name) for name in names)
+    def overrides(self, cls: type) -> bool:
+        """Whether a subclass of `cls` has hooks of its own, which closed forms would pass over."""
+        hooks = (name for name in HOOKS if hasattr(cls, name))
+        return any(getattr(type(self), name) is not getattr(cls, name) for name in hooks)
 
     def add_affine_weights(self, shape):
         """Adds `gamma` and `beta`, or those of them that the layer has."""

@@ -1,9 +1,11 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 
 from nrm_keras.layers import AdaptiveNormalization, BatchNormalization, GroupNormalization
+from tests import references
 from tests.layers.backends import gradients
 from tests.layers.cases import to_numpy, weights
 
@@ -185,3 +187,32 @@ def test_errors_say_what_to_do(kwargs, message):
 def test_default_number_of_groups_must_fit():
     with pytest.raises(ValueError, match=r"groups \(32\) cannot be more than the number of channels \(16\)"):
         AdaptiveNormalization(alternative="group").build((None, 16))
+
+
+@pytest.mark.parametrize("positions", ["pooled", "separate"])
+@pytest.mark.parametrize("training", [True, False])
+def test_subclass_with_a_gate_of_its_own(positions, training):
+    """Closed forms must take its lam, not the layer's."""
+
+    class Closed(AdaptiveNormalization):
+        def batch_weight(self, examples=None):
+            return keras.ops.zeros((1, 1, 1, 1))
+
+    x = np.random.default_rng(0).normal(2.0, 3.0, (4, 3, 2, 6)).astype("float32")
+    y = to_numpy(Closed(positions=positions)(x, training=training))
+    expected = references.group_normalization(x, np.ones(6), np.zeros(6), 1e-3, 1, positions=positions)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["pooled", "separate"])
+def test_subclass_with_coefficients_of_its_own(positions):
+    """Closed forms must not pass over it."""
+
+    class Flat(AdaptiveNormalization):
+        def coefficients(self, moments, training):
+            return tuple(0 * one for one in super().coefficients(moments, training))
+
+    x = np.random.default_rng(0).normal(2.0, 3.0, (4, 3, 2, 6)).astype("float32")
+    for training in (True, False):
+        y = to_numpy(Flat(positions=positions, beta_initializer="ones")(x, training=training))
+        np.testing.assert_array_equal(y, np.ones(x.shape))
