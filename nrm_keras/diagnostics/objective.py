@@ -1,7 +1,6 @@
 """The loss of a model on one batch as a pure function of its trainable variables, with exact second derivatives."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -227,18 +226,22 @@ def _private_copy(model, dtype):
             super().build(y_true, y_pred)
             self._flat_losses = [part._replace(loss=_in_dtype(part.loss, dtype)) for part in self._flat_losses]
 
-    private = PrivateLoss(
-        compiled._user_loss, compiled._user_loss_weights, compiled.reduction, output_names=compiled.output_names
+    return _in_dtype(
+        PrivateLoss(
+            compiled._user_loss, compiled._user_loss_weights, compiled.reduction, output_names=compiled.output_names
+        ),
+        dtype,
     )
-    return _in_dtype(private, dtype)
 
 
 def _in_dtype(loss, dtype):
     """A copy that computes in float64, if that is the dtype. Keras' losses cast to float32, unless told otherwise."""
-    loss = copy.copy(loss)
+    # Keras' losses can't be copied by `copy`, which would serialize them.
+    clone = object.__new__(type(loss))
+    clone.__dict__.update(loss.__dict__)
     if dtype == "float64":
-        loss._dtype = dtype
-    return loss
+        clone._dtype = dtype
+    return clone
 
 
 @contextlib.contextmanager
