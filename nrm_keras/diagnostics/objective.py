@@ -105,6 +105,11 @@ class Objective:
         """ "training" or "inference"."""
         return "training" if self.training else "inference"
 
+    @property
+    def regularized(self) -> bool:
+        """Whether weight regularizers are part of the loss."""
+        return self._loss.compiled
+
     def set_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Takes another batch. One of the same shapes and dtypes costs no new trace."""
         self._loss.check(y)
@@ -193,6 +198,7 @@ class _Loss:
         self._model, self._dtype = model, dtype
         self._own = _in_dtype(loss, dtype) if isinstance(loss, keras.losses.Loss) else loss
         self._compiled = None if loss is not None else _private_copy(model, dtype)
+        self.compiled = loss is None
 
     def check(self, y):
         if self._own is not None:
