@@ -1,0 +1,3 @@
+"""draft"""
+from tests.faults import mlp, cnn, recurrent, transformer
+from tests.faults.corpus import PROGRAMS
