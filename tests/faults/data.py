@@ -4,10 +4,10 @@ import argparse
 import functools
 import inspect
 from collections.abc import Callable
+from pydoc_data.topics import topics
 from typing import NamedTuple
 
 import numpy as np
-from pydoc_data.topics import topics
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 

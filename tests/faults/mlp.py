@@ -251,8 +251,12 @@ def mlp_sparse(seed):
     model = Sequential(
         [
             Input((64,), name="pixels"),
-            Dense(96, activation="relu", bias_initializer=Constant(-0.7), kernel_initializer="he_normal", name="dense_1"),
-            Dense(96, activation="relu", bias_initializer=Constant(-0.3), kernel_initializer="he_normal", name="dense_2"),
+            Dense(
+                96, activation="relu", bias_initializer=Constant(-0.7), kernel_initializer="he_normal", name="dense_1"
+            ),
+            Dense(
+                96, activation="relu", bias_initializer=Constant(-0.3), kernel_initializer="he_normal", name="dense_2"
+            ),
             Dense(10, name="logits"),
         ]
     )

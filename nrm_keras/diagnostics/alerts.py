@@ -1,0 +1,147 @@
+"""Watches observations with named rules, and says what is wrong, where, why, and what to try."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator
+
+import keras
+
+from nrm_keras.diagnostics.observation import Finding, Observation
+from nrm_keras.diagnostics.rules import RULES, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Alert:
+    """What one rule found.
+
+    Attributes:
+        rule: its name.
+        step: after how many steps.
+        layer: the layer at fault, or that where it shows first or most; None for the training as a whole.
+        value, threshold: what was measured, and what it is held against.
+        evidence: what was seen, in words.
+        reason: why that matters.
+        advice: what to try.
+        others: further layers of which the same is true.
+    """
+
+    rule: str
+    step: int
+    layer: str | None
+    value: float
+    threshold: float
+    evidence: str
+    reason: str
+    advice: str
+    others: tuple[str, ...] = ()
+
+    def record(self) -> dict:
+        """As it is written to `alerts.jsonl`."""
+        return dataclasses.asdict(self) | {"others": list(self.others)}
+
+    def __str__(self):
+        where = f" {self.layer}" if self.layer else ""
+        others = f" Also {', '.join(self.others[:5])}{', ...' if len(self.others) > 5 else ''}." if self.others else ""
+        return f"Alert at step {self.step}: {self.rule}{where}. {self.evidence}{others} {self.reason} {self.advice}"
+
+
+class Alerts:
+    """The rules at work in one training.
+
+    A rule speaks up when it has something against a layer in as many observations in a row as its patience, once for
+    each layer.
+
+    Args:
+        settings: True: all rules as they are. False: none. A dictionary by rule: False to leave it out, or a dictionary
+            of "threshold", "patience" and "action"; the other rules are as they are.
+
+    Raises:
+        ValueError: an unknown rule or setting.
+    """
+
+    def __init__(self, settings: bool | dict = True):
+        self._settings = _checked(settings)
+        chosen = [] if settings is False else [rule for rule in RULES if self._settings.get(rule.name) is not False]
+        self._rules = [_with_settings(rule, self._settings.get(rule.name)) for rule in chosen]
+        self._streaks: dict = {}
+        self._said: set = set()
+        self._first: Observation | None = None
+
+    def action(self, alert: Alert):
+        """What the settings want done at this alert; None: what is usual."""
+        return (self._settings.get(alert.rule) or {}).get("action")
+
+    def begin(self, model: keras.Model, step: int) -> list[Alert]:
+        """What is wrong before the first step."""
+        self._streaks, self._said, self._first = {}, set(), None
+        for rule in self._rules:
+            rule.reset()
+        return self._ask(step, ((rule, rule.begin(model)) for rule in self._rules), patient=False)
+
+    def observe(self, observation: Observation) -> list[Alert]:
+        """What a probed step shows."""
+        self._first = observation.first = self._first or observation
+        return self._ask(observation.step, ((rule, rule.observe(observation)) for rule in self._rules))
+
+    def end_epoch(self, step: int, epoch: int, logs: dict) -> list[Alert]:
+        """What the epoch's results show."""
+        return self._ask(step, ((rule, rule.end_epoch(epoch, logs)) for rule in self._rules))
+
+    def not_finite(self, model: keras.Model, step: int) -> list[Alert]:
+        """A loss that is not finite, in a step that was not probed."""
+        return self._ask(step, ((rule, rule.not_finite(model)) for rule in self._rules), patient=False)
+
+    def _ask(self, step: int, answers: Iterable[tuple[Rule, Iterator[Finding] | None]], patient=True) -> list[Alert]:
+        alerts = []
+        for rule, findings in answers:
+            if findings is None:  # the rule has nothing to say at this point
+                continue
+            ripe = [f for f in self._counted(rule, list(findings), patient) if (rule.name, f.layer) not in self._said]
+            if ripe:
+                self._said |= {(rule.name, finding.layer) for finding in ripe}
+                alerts.append(_alert(rule, step, ripe))
+        return alerts
+
+    def _counted(self, rule, findings, patient):
+        if not patient:
+            return findings
+        before = self._streaks.get(rule.name, {})
+        now = {finding.layer: before.get(finding.layer, 0) + 1 for finding in findings}
+        self._streaks[rule.name] = now
+        return [finding for finding in findings if now[finding.layer] >= rule.patience]
+
+
+def _alert(rule: Rule, step: int, findings: list[Finding]) -> Alert:
+    layer, value, evidence = findings[0]
+    others = tuple(finding.layer for finding in findings[1:] if finding.layer)
+    return Alert(
+        rule.name, step, layer, float(value), float(rule.threshold), evidence, rule.reason, rule.advice, others
+    )
+
+
+def _checked(settings):
+    if isinstance(settings, bool):
+        return {}
+    names = [rule.name for rule in RULES]
+    for name, setting in settings.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"The rules are {', '.join(names)}."
+            raise ValueError(f"`alerts` must name rules that exist. Received: {name!r}. {hint}")
+        if isinstance(setting, bool):
+            continue
+        unknown = set(setting) - {"threshold", "patience", "action"}
+        if unknown:
+            raise ValueError(
+                f"A rule has a threshold, a patience and an action. Received: {', '.join(sorted(unknown))} for {name!r}. "
+                "Leave it out."
+            )
+    return {name: {} if setting is True else setting for name, setting in settings.items()}
+
+
+def _with_settings(cls: type[Rule], setting: dict | None) -> Rule:
+    rule = cls()
+    for name in ("threshold", "patience"):
+        if setting and name in setting:
+            setattr(rule, name, setting[name])
+    return rule

@@ -1,0 +1,290 @@
+"""The callback that watches the inside of a model while `fit` trains it."""
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+
+from nrm_keras.diagnostics import records
+from nrm_keras.diagnostics.alerts import Alert, Alerts, Observation
+from nrm_keras.diagnostics.cost import Schedule
+from nrm_keras.diagnostics.deep import Deep
+from nrm_keras.diagnostics.drift import Drift
+from nrm_keras.diagnostics.evidence import Evidence
+from nrm_keras.diagnostics.places import Places
+from nrm_keras.diagnostics.probes import ProbedStep
+
+ALERTS = "alerts.jsonl"
+# Once the loss has leapt, this many steps are all looked at, to see where it breaks if it does.
+WATCHFUL = 20
+
+
+class InternalStatistics(keras.callbacks.Callback):
+    """Watches activations, gradients, updates and running statistics of any Keras model during `fit`.
+
+    Every so many steps it has `fit` run a second train function, which does what the model's own does and hands out a small
+    vector of statistics. The plain train function, evaluation, saving and export never see a hook.
+
+    Args:
+        every: steps between probed steps; the first one is always probed.
+        layers: what to watch: names, patterns such as `"stage_1*"`, classes or layers. None: layers with weights,
+            normalizers, activations, and what feeds these.
+        path: file of records, one JSON object a line, appended to and flushed at each probed step, or None. Alerts go to
+            `alerts.jsonl` beside it.
+        probe: the fixed batch on which drift is measured: "first", the first training batch, or an array (or list or
+            dictionary of arrays) x, a tuple (x, y), or a dataset, of which the first batch is taken; None: no drift.
+        budget: in place of `every`, the share of the training time that watching may cost at most, such as 0.05. The first
+            probed step with its trace is always made.
+        alerts: True for all rules with their thresholds; False for none; or a dictionary by rule: False, or settings
+            such as `{"dead_units": {"threshold": 0.7, "patience": 5}}`. See `nrm_keras.diagnostics.alerts.RULES`.
+        action: what an alert does: "log" prints it; "stop" writes a checkpoint and what is known, and ends the
+            training, with the last finite weights where it had become NaN; or a function of the `Alert`.
+        drift_every: probed steps between measurements of drift; also at each epoch's end.
+        deep_every: steps between curvature, covariate shift by Santurkar's definition, gradient predictiveness, noise
+            scale and train/inference gap on the probe batch; None: never. Each costs several steps.
+        channels: whether the records have each channel's mean and variance.
+        say: prints a line.
+
+    Attributes:
+        alerts: the list of `Alert` so far.
+        schedule: what watching cost, as text or by its attributes.
+
+    Raises:
+        ValueError: an argument is out of its range, or names a layer or a rule that is not there.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from nrm_keras.callbacks import InternalStatistics
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> watch = InternalStatistics(every=10, say=lambda line: None)
+    >>> _ = model.fit(np.zeros((64, 4)), np.ones((64, 1)), epochs=3, verbose=0, callbacks=[watch])
+    >>> watch.schedule.probes
+    1
+
+    Notes:
+        Under XLA and in mixed precision watching changes no bit of the training. In a plain float32 graph TensorFlow
+        fuses operations in another way where their values are looked at, so a probed step may differ in the last place.
+    """
+
+    def __init__(
+        self,
+        every: int = 50,
+        layers: Sequence | None = None,
+        path: str | Path | None = None,
+        probe="first",
+        budget: float | None = None,
+        alerts: bool | dict = True,
+        *,
+        action: str | Callable[[Alert], None] = "log",
+        drift_every: int = 10,
+        deep_every: int | None = None,
+        channels: bool = True,
+        say: Callable[[str], None] = print,
+    ):
+        super().__init__()
+        for name, value in (("every", every), ("drift_every", drift_every), ("deep_every", deep_every)):
+            if not (value is None and name == "deep_every") and not (isinstance(value, int) and value >= 1):
+                raise ValueError(
+                    f"`{name}` must be a positive number of steps. Received: {name}={value!r}. Pass an integer such as 50."
+                )
+        if budget is not None and not 0 < budget < 1:
+            raise ValueError(
+                "`budget` must be a share of the training time between 0 and 1. "
+                f"Received: budget={budget!r}. Pass 0.05 for 5%, or None to probe every so many steps."
+            )
+        if not callable(action) and action not in ("log", "stop"):
+            raise ValueError(
+                f'`action` must be "log", "stop" or a function of the alert. Received: action={action!r}. Pass one of them.'
+            )
+        self.every, self.layers, self.budget = every, layers, budget
+        self.path = None if path is None else Path(path)
+        self.drift_every, self.deep_every, self.channels = drift_every, deep_every, channels
+        self.action, self._say = action, say
+        self.alerts: list[Alert] = []
+        self._rules = Alerts(alerts)
+        self.probe = probe
+        self.schedule = Schedule(every, budget)
+        self._probed_step = self._traced_for = None
+
+    # Called by fit -----------------------------------------------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                f"InternalStatistics needs the TensorFlow backend. Received: {keras.backend.backend()!r}. "
+                "Set KERAS_BACKEND=tensorflow, or leave the callback out."
+            )
+        self.schedule = Schedule(self.every, self.budget)
+        self._step = self._deep_at = int(self.model.optimizer.iterations) if self.model.optimizer else 0
+        self._epoch, self._watchful_until = 0, 0
+        self._drift = self._deep = self._before = None
+        self._records = records.Records(self.path)
+        self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
+        self._evidence = Evidence(self.model, self.path, keep=self.action == "stop")
+        self._watchable = type(self.model).make_train_function is keras.Model.make_train_function
+        if not self._watchable:
+            self._say(
+                "InternalStatistics: a model with a make_train_function of its own can't be watched inside. "
+                f"Received: {type(self.model).__name__}. Override train_step in its place."
+            )
+        self._raise_alerts(self._rules.begin(self.model, self._step))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._losses = Losses()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._first_batch = batch
+        self._probing = self._watchable and self._is_due() and self._prepare()
+        if self._probing:
+            began = time.perf_counter()
+            self._evidence.copy_weights()
+            self._before = self._deep_measurement().values() if self._is_deep_due() else None
+            self._plain_function, self.model.train_function = self.model.train_function, self._probed_function
+            self.schedule.add(time.perf_counter() - began)
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        seconds, began = time.perf_counter() - self._began, time.perf_counter()
+        self._step += batch - self._first_batch + 1
+        loss = self._losses.add(batch + 1, logs)
+        if not self._probing:
+            self.schedule.add_plain(seconds)
+            self._look_at_loss(loss)
+            return
+        observation = self._observe(loss)
+        self.schedule.add_probe(seconds, time.perf_counter() - began)
+        began = time.perf_counter()
+        if self._drift is not None and (self.schedule.probes - 1) % self.drift_every == 0:
+            self._write(self._drift.measure())
+        if self._before is not None and observation.finite:
+            self._write(self._deep.measure(self._before, observation.learning_rate))
+            self._deep_at = self._step
+        self.schedule.add(time.perf_counter() - began)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._drift is not None:
+            began = time.perf_counter()
+            self._write(self._drift.measure())
+            self._drift.end_epoch()
+            self.schedule.add(time.perf_counter() - began)
+        self._raise_alerts(self._rules.end_epoch(self._step, epoch, logs or {}))
+
+    def on_train_end(self, logs=None):
+        self._write([self.schedule.record()])
+        self._records.close()
+        self._alert_records.close()
+        self._say(f"InternalStatistics: {self.schedule}.")
+
+    # Probing -----------------------------------------------------------------------------------------------------
+
+    def _is_due(self):
+        if self._step < self._watchful_until or self._is_deep_due():
+            return True
+        steps = self.model.steps_per_execution
+        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        if accumulated > 1 and (self._step + steps) % accumulated >= steps:
+            return False  # a step that only adds up gradients shows no update
+        return self.schedule.due(self._step, max(steps, accumulated))
+
+    def _is_deep_due(self):
+        labelled = self._drift is not None and self._drift.batch[1] is not None
+        return bool(self.deep_every) and labelled and self._step + 1 - self._deep_at >= self.deep_every
+
+    def _deep_measurement(self):
+        if self._deep is None:
+            self._deep = Deep(self.model, self._drift.batch)
+        return self._deep
+
+    def _prepare(self):
+        """Makes the probed step, once the model has all its layers; whether it is there."""
+        if self._probed_step is not None and self._traced_for is self.model.train_function:
+            return True  # from an earlier fit
+        self._probed_step = None
+        if all(layer.built for layer in self.model.layers):
+            self._places = Places(self.model, self.layers)
+            self._probed_step, self._traced_for = ProbedStep(self.model, self._places), self.model.train_function
+        return self._probed_step is not None
+
+    def _probed_function(self, iterator):
+        # The plain function is back whatever happens: `fit` ends without a word to its callbacks on an exception.
+        try:
+            return self._probed_step(iterator)
+        finally:
+            self.model.train_function = self._plain_function
+
+    def _observe(self, loss):
+        reading = self._probed_step.read()
+        if self._drift is None and self.probe is not None:
+            self._drift = Drift(self.model, self._places, self.probe, reading.batch)
+        observation = Observation(self.model, self._step, self._epoch, reading, loss)
+        if observation.finite:
+            self._evidence.keep_copies()
+        summary = {
+            "kind": "step",
+            "loss": observation.loss,
+            "learning_rate": observation.learning_rate,
+            "gradient_norm": observation.gradient_norm,
+        }
+        self._write([summary, *records.of_reading(reading, self.model, self.channels)])
+        self._raise_alerts(self._rules.observe(observation))
+        return observation
+
+    def _look_at_loss(self, loss):
+        """What no probe was there to see: a loss that is not finite, or one that leaps and may soon be so."""
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            self._raise_alerts(self._rules.not_finite(self.model, self._step))
+        elif self._losses.leaps():
+            self._watchful_until = self._step + WATCHFUL
+
+    # What is found -----------------------------------------------------------------------------------------------
+
+    def _write(self, found):
+        place = {"step": self._step, "epoch": getattr(self, "_epoch", 0)}
+        self._records.write([place | record for record in found])
+        self._evidence.remember_records(found)
+
+    def _raise_alerts(self, alerts):
+        for alert in alerts:
+            self.alerts.append(alert)
+            self._alert_records.write([alert.record()])
+            action = self._rules.action(alert) or self.action
+            if callable(action):
+                action(alert)
+                continue
+            self._say(str(alert))
+            if action == "stop":
+                self._say(self._evidence.write(alert))
+                self.model.stop_training = True
+
+
+class Losses:
+    """The loss of each step of an epoch, from the running mean that `fit` reports."""
+
+    def __init__(self):
+        self._steps, self._sum = 0, 0.0
+        self._last: deque = deque(maxlen=20)
+
+    def add(self, steps: int, logs: dict | None) -> float | None:
+        """The mean loss of the steps since the last call; None where the train_step reports none."""
+        if not logs or "loss" not in logs:
+            return None
+        total = float(logs["loss"]) * steps
+        loss = (total - self._sum) / max(steps - self._steps, 1)
+        self._steps, self._sum = steps, total
+        self._last.append(loss)
+        return loss
+
+    def leaps(self) -> bool:
+        """Whether the last loss is far above those before."""
+        *before, last = self._last
+        return len(before) >= 3 and last > 3 * statistics.median(before) > 0

@@ -1,0 +1,98 @@
+"""Which layers of a model are watched, and what they are called."""
+
+import collections
+import fnmatch
+from collections.abc import Sequence
+
+import keras
+
+from nrm_keras.surgery.structure import is_normalizer
+
+ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ELU,
+    keras.layers.Softmax,
+)
+
+
+class Places:
+    """The layers of a model whose calls are watched.
+
+    Args:
+        model: a built `keras.Model`.
+        layers: what to watch. None: layers with weights, normalizers, activations, and whatever feeds one of the latter
+            two. Otherwise a list of names, patterns such as `"stage_1/*"` (`fnmatch`), classes, or layers.
+
+    Raises:
+        ValueError: one of `layers` is in the model nowhere.
+        TypeError: one of `layers` is something else.
+    """
+
+    def __init__(self, model: keras.Model, layers: Sequence | None = None):
+        self.candidates = list(_candidates(model))
+        counts = collections.Counter(layer.name for layer in self.candidates)
+        self._names = {
+            id(layer): layer.name if counts[layer.name] == 1 else layer.path or layer.name for layer in self.candidates
+        }
+        self._everything_that_matters = layers is None
+        self._chosen = {id(layer) for layer in self.candidates if layers is None and _matters(layer)}
+        for wish in [] if layers is None else [layers] if isinstance(layers, (str, type)) else layers:
+            self._chosen |= {id(layer) for layer in self._matching(wish)}
+
+    def name(self, layer: keras.layers.Layer) -> str:
+        """The layer's name; its path where another one has the same name."""
+        return self._names.get(id(layer), layer.name)
+
+    def choose(self, calls: Sequence) -> list:
+        """Those of the calls of one step that are watched, in their order."""
+        feeding = set()
+        if self._everything_that_matters:
+            feeding = {id(c.input) for c in calls if is_normalizer(c.layer) or is_activation(c.layer)}
+        return [call for call in calls if id(call.layer) in self._chosen or id(call.output) in feeding]
+
+    def _matching(self, wish):
+        if isinstance(wish, str):
+            found = [
+                layer
+                for layer in self.candidates
+                if any(fnmatch.fnmatchcase(name, wish) for name in (layer.name, self.name(layer), layer.path or ""))
+            ]
+        elif isinstance(wish, type):
+            found = [layer for layer in self.candidates if isinstance(layer, wish)]
+        elif isinstance(wish, keras.layers.Layer):
+            found = [layer for layer in self.candidates if layer is wish]
+        else:
+            raise TypeError(
+                "`layers` must list names, patterns, classes or layers. "
+                f"Received: {wish!r} of type {type(wish).__name__}. Pass layers=None for all that matter."
+            )
+        if not found:
+            known = ", ".join(self.name(layer) for layer in self.candidates[:20])
+            raise ValueError(
+                f"Each of `layers` must be found in the model. Received: {wish!r}, which matches none. "
+                f"The model has {known}{', ...' if len(self.candidates) > 20 else ''}."
+            )
+        return found
+
+
+def is_activation(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is an activation and nothing else."""
+    return isinstance(layer, ACTIVATIONS)
+
+
+def _candidates(layer):
+    """Layers without layers inside, and layers with weights of their own, in the model's order."""
+    for part in layer._flatten_layers(include_self=False, recursive=False):
+        # what is inside of a recurrent layer is called in its loop, out of sight
+        inner = [] if isinstance(part, keras.layers.RNN) else list(_candidates(part))
+        if not inner or part._trainable_variables or part._non_trainable_variables:
+            yield part
+        yield from inner
+
+
+def _matters(layer):
+    preprocessing = layer.__class__.__module__.startswith("keras.src.layers.preprocessing")
+    return bool(layer.weights) and not preprocessing or is_normalizer(layer) or is_activation(layer)

@@ -1,0 +1,172 @@
+"""Observations as flat records, one JSON object a line, for pandas and for the report."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from nrm_keras.diagnostics import units
+from nrm_keras.diagnostics.probes import Activation, Inputs, Reading, Weight
+from nrm_keras.layers import AdaptiveNormalization
+
+
+class Records:
+    """A file of records that can be read while it is written: each observation is flushed as a whole.
+
+    Args:
+        path: the file; it is appended to. None keeps nothing.
+    """
+
+    def __init__(self, path: str | Path | None):
+        self._path = None if path is None else Path(path)
+        self._file = None
+
+    def write(self, records: list[dict]) -> None:
+        if self._path is None or not records:
+            return
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _end_torn_line(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write("".join(to_line(record) for record in records))
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def to_line(record: dict) -> str:
+    """The record as one line of JSON; what is not finite becomes null, since JSON has no word for it."""
+    return "{" + ", ".join([f'"{key}": {_json(value)}' for key, value in record.items()]) + "}\n"
+
+
+def of_reading(reading: Reading, model: keras.Model, channels: bool) -> Iterator[dict]:
+    """The records of one probed step."""
+    for activation in reading.activations:
+        yield of_activation(activation, channels)
+    for weight in reading.weights:
+        yield of_weight(weight)
+    for inputs in reading.inputs:
+        yield of_running_statistics(inputs)
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, AdaptiveNormalization) and layer.built:
+            yield of_gate(layer)
+
+
+def of_activation(activation: Activation, channels: bool) -> dict:
+    low, middle, high = units.percentiles(activation.sample)
+    record = {
+        "kind": "activation",
+        "layer": activation.layer,
+        "type": activation.type,
+        "mean": activation.total_mean,
+        "variance": activation.total_variance,
+        "p15": low,
+        "p50": middle,
+        "p85": high,
+        "dead": dead_share(activation),
+        "saturated": saturated_share(activation),
+        "gradient_norm": activation.gradient_norm,
+        "gradient_rms": activation.gradient_rms,
+        "finite": activation.finite,
+    }
+    return record | ({"channel_mean": activation.mean, "channel_variance": activation.variance} if channels else {})
+
+
+def of_weight(weight: Weight) -> dict:
+    record = {
+        "kind": "weight",
+        "layer": weight.variable.path,
+        "norm": weight.norm,
+        "gradient_norm": weight.gradient_norm,
+        "update_norm": weight.update_norm,
+        "update_ratio": weight.update_norm / weight.norm if weight.norm else None,
+        "cosine": _ratio(weight.inner, weight.norm * weight.gradient_norm),
+        "finite": math.isfinite(weight.norm + weight.update_norm),
+    }
+    if weight.values is not None and weight.values.size:
+        values = weight.values
+        record |= {"value_mean": values.mean(), "value_minimum": values.min(), "value_maximum": values.max()}
+    return record
+
+
+def of_running_statistics(inputs: Inputs) -> dict:
+    """Root mean squares over the channels of the distance of the running statistics from the batch's."""
+    mean, variance = running_gap(inputs)
+    return {
+        "kind": "running",
+        "layer": inputs.name,
+        "type": type(inputs.layer).__name__,
+        "mean_gap": _rms(mean),
+        "variance_gap": _rms(variance),
+    }
+
+
+def of_gate(layer: AdaptiveNormalization) -> dict:
+    share = keras.ops.convert_to_numpy(layer.batch_weight())
+    return {
+        "kind": "gate",
+        "layer": layer.name,
+        "type": type(layer).__name__,
+        "batch_weight": share.mean(),
+        "value_minimum": share.min(),
+        "value_maximum": share.max(),
+    }
+
+
+def running_gap(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel |mu_run - mu_B| / sqrt(var_run + epsilon) and log((var_B + epsilon) / (var_run + epsilon))."""
+    epsilon = getattr(inputs.layer, "epsilon", 1e-3)
+    with np.errstate(all="ignore"):  # statistics that are not finite give gaps that are not
+        return (
+            np.abs(inputs.moving_mean - inputs.mean) / np.sqrt(inputs.moving_variance + epsilon),
+            np.log((inputs.variance + epsilon) / (inputs.moving_variance + epsilon)),
+        )
+
+
+def dead_share(activation: Activation) -> float | None:
+    """Share of the channels that are dead on this batch; None where none can die."""
+    return None if activation.maximum is None else float(units.dead(activation.maximum, activation.kind).mean())
+
+
+def saturated_share(activation: Activation) -> float | None:
+    """Share of the values that are saturated; None where none can be."""
+    if activation.kind not in units.BOUNDS or not activation.sample.size:
+        return None
+    return float(units.saturated(activation.sample[:, None], activation.kind)[0])
+
+
+def _rms(values):
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def _ratio(one, other):
+    return one / other if other else None
+
+
+def _json(value) -> str:
+    """Numbers to six digits, those of arrays to four."""
+    if isinstance(value, float):  # NumPy's float64 is one
+        return f"{value:.6g}" if math.isfinite(value) else "null"
+    if isinstance(value, np.ndarray):
+        text = ", ".join(["%.4g"] * value.size) % tuple(value.tolist())
+        return f"[{text if math.isfinite(value.sum()) else _without_nan(text)}]"
+    return json.dumps(value.item() if isinstance(value, np.generic) else value)
+
+
+def _without_nan(text):
+    return ", ".join("null" if part in ("nan", "inf", "-inf") else part for part in text.split(", "))
+
+
+def _end_torn_line(path):
+    """A process that was killed may have left half a line: the next record begins on its own."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")

@@ -1,0 +1,214 @@
+"""Rules about how the model is built and compiled, before the first step."""
+
+import keras
+import numpy as np
+
+from nrm_keras.diagnostics.observation import Finding, all_layers, is_kernel, own_weights
+from nrm_keras.diagnostics.rules.base import Rule, worst_first
+from nrm_keras.diagnostics.units import activation_kind
+from nrm_keras.surgery.structure import is_normalizer
+
+
+class LossMismatch(Rule):
+    name = "loss_mismatch"
+    threshold = 0.0
+    reason = "The loss reads the outputs as something that they are not."
+    advice = "Logits (no activation) go with from_logits=True, softmax and sigmoid with from_logits=False; regression ends without activation."
+
+    def observe(self, observation):
+        if observation.first is not observation:
+            return
+        last, loss = _last_layer(observation), observation.model.loss
+        kind = activation_kind(last) if last is not None else None
+        name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
+        if last is None or not isinstance(name, str):
+            return
+        name = name.lower().replace("_", "")
+        y = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)[1]
+        text = _mismatch(name, _from_logits(loss), kind, observation.reading.activations[-1], y)
+        if text:
+            yield Finding(last.name, 1, text)
+
+
+class Misplaced(Rule):
+    name = "misplaced_normalization"
+    threshold = 0.0
+    reason = "It takes away from the outputs what the loss asks for."
+    advice = "Take the last normalizer out, or put it in front of the last layer with weights."
+
+    def observe(self, observation):
+        if observation.first is not observation:
+            return
+        for last in observation.reading.activations[-2:]:
+            layer = next((l for l in observation.owners.values() if l.name == last.layer), None)
+            behind = observation.reading.activations[-1]
+            if (
+                layer is not None
+                and is_normalizer(layer)
+                and (last is behind or behind.type in ("Activation", "Softmax"))
+            ):
+                yield Finding(layer.name, 1, "Normalizer behind the layer that gives the outputs.")
+
+
+class FrozenAtRandom(Rule):
+    name = "frozen_at_random"
+    threshold = 0.0
+    reason = "The layer keeps random weights for ever."
+    advice = "Set trainable=True, or load the weights that it was to keep."
+
+    def begin(self, model):
+        return (
+            Finding(layer.name, 1, f"{variable.path} is not trainable, and distributed as its initializer draws it.")
+            for layer in all_layers(model)
+            for variable in own_weights(layer)
+            if layer.built and not layer.trainable and is_kernel(layer, variable) and _is_fresh(layer, variable)
+        )
+
+
+class Settings(Rule):
+    name = "extreme_setting"
+    threshold = 0.0
+    reason = "Hardly any training works with it."
+    advice = "Go back to a usual value: momentum 0.9 to 0.99, epsilon 1e-3 or less, dropout below 0.6, l2 below 0.01, clipnorm about 1."
+
+    def begin(self, model):
+        for layer in all_layers(model):
+            for text in _extremes(layer):
+                yield Finding(layer.name, 1, text)
+        optimizer = model.optimizer
+        for name in ("clipnorm", "global_clipnorm", "clipvalue"):
+            value = getattr(optimizer, name, None)
+            if value is not None and value < 1e-4:
+                yield Finding(None, value, f"The optimizer has {name}={value:g}.")
+
+
+class Initialization(Rule):
+    name = "initialization"
+    threshold = 20.0
+    reason = "Activations grow or shrink by that from layer to layer."
+    advice = "Use the default initializers, He for ReLU."
+
+    def begin(self, model):
+        found = []
+        for layer in all_layers(model):
+            for variable in own_weights(layer):
+                if not layer.built or not layer.trainable or not is_kernel(layer, variable):
+                    continue
+                gain = _gain(layer, variable)
+                if gain and not 1 / self.threshold < gain < self.threshold:
+                    found.append(
+                        Finding(layer.name, max(gain, 1 / gain), f"{variable.path} multiplies variances by {gain:.3g}.")
+                    )
+        return worst_first(found)
+
+
+class Regularization(Rule):
+    name = "regularization"
+    threshold = 0.9
+    reason = "The weights are pulled to 0 before they learn anything."
+    advice = "Use a factor such as 1e-4 for L2, or the optimizer's weight_decay."
+
+    def begin(self, model):
+        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) if model.optimizer else 0
+        decay = getattr(model.optimizer, "weight_decay", None) or 0
+        if rate * decay > 0.01:
+            yield Finding(
+                None, rate * decay, f"Weight decay takes {100 * rate * decay:.2g}% of each weight in every step."
+            )
+
+    def observe(self, observation):
+        if observation.first is not observation or not observation.loss:
+            return
+        parts = []
+        for layer, variable in _regularized(observation.model):
+            parts.append((float(keras.ops.convert_to_numpy(variable.regularizer(variable))), layer.name))
+        total = sum(p for p, _ in parts)
+        if parts and total > self.threshold * abs(observation.loss):
+            yield Finding(
+                max(parts)[1],
+                total / observation.loss,
+                f"Regularization is {100 * total / observation.loss:.0f}% of the loss.",
+            )
+
+
+def _regularized(model):
+    return [(l, v) for l in all_layers(model) for v in own_weights(l) if v.regularizer is not None and v.trainable]
+
+
+def _extremes(layer):
+    momentum, epsilon = getattr(layer, "momentum", None), getattr(layer, "epsilon", None)
+    if is_normalizer(layer) and isinstance(momentum, float) and momentum >= 0.9999:
+        yield f"momentum={momentum:g}: the running statistics never move."
+    if is_normalizer(layer) and isinstance(epsilon, float) and epsilon > 0.5:
+        yield f"epsilon={epsilon:g}: variances are about 1."
+    rate = getattr(layer, "rate", None)
+    if isinstance(layer, keras.layers.Dropout) and rate is not None and rate > 0.85:
+        yield f"Dropout of {100 * rate:.0f}% of all values."
+    for name in ("kernel_regularizer", "recurrent_regularizer"):
+        l2 = getattr(getattr(layer, name, None), "l2", None)
+        if l2 is not None and float(l2) > 0.5:
+            yield f"{name} L2 of {float(l2):g}."
+
+
+def _gain(layer, variable):
+    """What the kernel multiplies the variance of independent inputs by; None for embeddings, which have no inputs."""
+    values = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+    if isinstance(layer, keras.layers.Embedding):
+        return None if np.sqrt(np.mean(values**2)) < 3 else float(np.mean(values**2)) * 4
+    if "recurrent" in variable.name and values.shape[0] <= values.shape[1]:
+        return float(np.mean(values**2)) * values.shape[0] * 4  # orthogonal ones have 1; 4: a loop repeats it
+    return float(np.mean(values**2)) * np.prod(values.shape[:-1])
+
+
+def _is_fresh(layer, variable):
+    """Whether a kernel is distributed as its initializer draws, and its bias is still 0."""
+    name = "embeddings" if isinstance(layer, keras.layers.Embedding) else variable.name
+    initializer = getattr(layer, f"{name}_initializer", None)
+    bias = getattr(layer, "bias", None)
+    if initializer is None or bias is not None and np.any(np.asarray(bias.value)):
+        return False
+    drawn = np.asarray(keras.ops.convert_to_numpy(initializer.clone()(variable.shape)), "float64")
+    values = np.asarray(variable.value, "float64")
+    spread = 4 * np.sqrt(2 / values.size)
+    return bool(
+        np.abs(values).max() <= 1.2 * np.abs(drawn).max()
+        and abs(np.log((values.std() + 1e-12) / (drawn.std() + 1e-12))) < spread
+    )
+
+
+def _last_layer(observation):
+    if not observation.reading.activations:
+        return None
+    name = observation.reading.activations[-1].layer
+    return next((layer for layer in all_layers(observation.model) if layer.name == name), None)
+
+
+def _from_logits(loss):
+    if isinstance(loss, str):
+        return False
+    return getattr(loss, "from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits", False))
+
+
+def _mismatch(loss, from_logits, kind, outputs, y):
+    probabilities = kind in ("softmax", "sigmoid")
+    if "crossentropy" in loss:
+        if from_logits and probabilities:
+            return f"The loss expects logits (from_logits=True), and the outputs went through {kind}."
+        if not from_logits and not probabilities and _leave_unit_interval(outputs):
+            return "The loss expects probabilities (from_logits=False), and the outputs are not: they leave [0, 1]."
+        if kind == "softmax" and len(outputs.mean) == 1:
+            return "Softmax over one unit is always 1."
+        if "binary" not in loss and kind == "sigmoid" and len(outputs.mean) > 1:
+            return "The loss expects probabilities that add up to 1, and sigmoid gives none such."
+    elif "error" in loss and y is not None:
+        low = min(float(np.min(np.asarray(v))) for v in keras.tree.flatten(y))
+        high = max(float(np.max(np.asarray(v))) for v in keras.tree.flatten(y))
+        floor = {"relu": 0, "sigmoid": 0, "softmax": 0, "tanh": -1}.get(kind)
+        ceiling = {"sigmoid": 1, "softmax": 1, "tanh": 1}.get(kind, np.inf)
+        if floor is not None and (low < floor or high > ceiling):
+            return f"{kind} gives no values outside [{floor}, {ceiling}], and targets go from {low:.3g} to {high:.3g}."
+    return None
+
+
+def _leave_unit_interval(outputs):
+    return bool((outputs.sample < -1e-6).any() or (outputs.sample > 1 + 1e-6).any())
