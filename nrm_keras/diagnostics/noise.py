@@ -97,7 +97,7 @@ class NoiseScale:
 
 
 def measure(
-    model: keras.Model,
+    model: keras.Model | Objective,
     x: Any,
     y: Any = None,
     micro_batch: int = 8,
@@ -118,7 +118,8 @@ def measure(
     same for all micro-batches, so its noise is not counted. k gradients are kept in memory. The model is not changed.
 
     Args:
-        model: a built model.
+        model: a built model; or an `Objective` of one, which keeps its trace from call to call, and has a mode and loss of
+            its own. Its batch is another afterwards.
         x: inputs of one batch, an array or a structure of arrays with the examples on axis 0.
         y: labels likewise, or None.
         micro_batch: b; examples beyond the last full micro-batch are not used.
@@ -151,7 +152,8 @@ def measure(
             "Pass a larger batch, or a smaller `micro_batch`; 8 micro-batches or more give a fair standard error."
         )
     parts = [_part((x, y, sample_weight), i * micro_batch, (i + 1) * micro_batch) for i in range(count)]
-    objective = Objective(model, *parts[0], training=training, loss=loss)
+    own = isinstance(model, Objective)
+    objective = model if own else Objective(model, *parts[0], training=training, loss=loss)
     gradients = []
     for part in parts:
         objective.set_batch(*part)
