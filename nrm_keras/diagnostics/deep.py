@@ -102,7 +102,9 @@ class Deep:
         examples = len(keras.tree.flatten(self._batch[0])[0])
         if examples < 2 * MICRO_BATCHES:
             return []
-        found = noise.measure_on(self._objective, *self._batch, micro_batch=examples // MICRO_BATCHES)
+        x, y, sample_weight = self._batch
+        found = noise.measure(self._objective, x, y, examples // MICRO_BATCHES, sample_weight=sample_weight)
+        self._objective.set_batch(*self._batch)
         self._noise.add(found.small_squared_norm, found.big_squared_norm, found.statistics_batch, found.examples)
         return [{**dataclasses.asdict(found), "averaged": self._noise.simple}]
 

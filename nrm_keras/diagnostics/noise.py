@@ -97,7 +97,7 @@ class NoiseScale:
 
 
 def measure(
-    model: keras.Model,
+    model: keras.Model | Objective,
     x: Any,
     y: Any = None,
     micro_batch: int = 8,
@@ -118,7 +118,8 @@ def measure(
     same for all micro-batches, so its noise is not counted. k gradients are kept in memory. The model is not changed.
 
     Args:
-        model: a built model.
+        model: a built model; or an `Objective` of one, which keeps its trace from call to call, and has a mode and loss of
+            its own. Its batch is another afterwards.
         x: inputs of one batch, an array or a structure of arrays with the examples on axis 0.
         y: labels likewise, or None.
         micro_batch: b; examples beyond the last full micro-batch are not used.
@@ -143,33 +144,21 @@ def measure(
 
     Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A.1; jackknife: Efron & Stein 1981.
     """
-    first = _parts_of((x, y, sample_weight), micro_batch)[0]
-    objective = Objective(model, *first, training=training, loss=loss)
-    return measure_on(objective, x, y, sample_weight, micro_batch=micro_batch)
-
-
-def measure_on(
-    objective: Objective, x: Any, y: Any = None, sample_weight: Any = None, *, micro_batch: int = 8
-) -> NoiseScale:
-    """`measure` with an objective that is there already, and need not be traced again; its batch becomes this one."""
-    gradients = []
-    for part in _parts_of((x, y, sample_weight), micro_batch):
-        objective.set_batch(*part)
-        gradients.append(objective.gradient().numpy())
-    objective.set_batch(x, y, sample_weight)
-    return _estimate(np.stack(gradients), micro_batch)
-
-
-def _parts_of(data, micro_batch):
-    examples = len(keras.tree.flatten(data)[0])
-    count = examples // micro_batch
+    count = len(keras.tree.flatten(x)[0]) // micro_batch
     if count < 2:
         raise ValueError(
             "There must be at least two micro-batches. "
-            f"Received: {examples} examples and micro_batch={micro_batch}. "
+            f"Received: {len(keras.tree.flatten(x)[0])} examples and micro_batch={micro_batch}. "
             "Pass a larger batch, or a smaller `micro_batch`; 8 micro-batches or more give a fair standard error."
         )
-    return [_part(data, i * micro_batch, (i + 1) * micro_batch) for i in range(count)]
+    parts = [_part((x, y, sample_weight), i * micro_batch, (i + 1) * micro_batch) for i in range(count)]
+    own = isinstance(model, Objective)
+    objective = model if own else Objective(model, *parts[0], training=training, loss=loss)
+    gradients = []
+    for part in parts:
+        objective.set_batch(*part)
+        gradients.append(objective.gradient().numpy())
+    return _estimate(np.stack(gradients), micro_batch)
 
 
 def _part(data, start, stop):

@@ -80,7 +80,8 @@ class Representation:
     def of(cls, outputs: np.ndarray) -> "Representation":
         """That of outputs (n, ...); all but the first axis are features."""
         outputs = np.asarray(outputs, "float64")
-        rows = _centred(outputs.reshape(len(outputs), -1))
+        rows = outputs.reshape(len(outputs), -1)
+        rows = _centred(rows) if np.all(np.isfinite(rows)) else np.full_like(rows, np.nan)
         return cls(rows, None) if rows.shape[1] <= len(rows) else cls(None, rows @ rows.T)
 
     @property

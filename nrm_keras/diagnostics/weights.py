@@ -8,8 +8,18 @@ import tensorflow as tf
 
 from nrm_keras.diagnostics.objective import Objective
 
-# The weights are multiplied by these: the first takes them out of the normalizer's epsilon, the second shows the 1/a.
-SCALES = (8.0, 32.0)
+# The weights are multiplied by these, powers of 2 since these round nothing: LARGE takes them out of the normalizer's
+# epsilon, LARGER shows the 1/a, and MIXED, over the channels in turn, that each may have a scale of its own.
+LARGE, LARGER, MIXED = 32.0, 128.0, (8.0, 128.0)
+# What rounding may leave of the cosine, by the least precise dtype that a layer computes in.
+ROUNDING = {"bfloat16": 2e-2, "float16": 3e-3, "float32": 3e-5, "float64": 1e-9}
+# What may be left at LARGE of the cosine at the present weights: about 1/1000 of what is due to epsilon, but 1/32 of what a
+# bias makes in front of a normalizer across channels.
+_LEFT = 0.01
+# Loose, for the gradient jumps where a ReLU changes sides. It keeps out what is orthogonal by accident or rounding.
+_SAME = 0.1
+# How far the present gradient may be from that at LARGE. A saturated tanh is invariant too, but only there.
+_PRESENT = 0.7
 
 
 def update_ratio(before: Any, after: Any) -> float:
@@ -33,8 +43,8 @@ class Invariance:
     """A scale-invariant weight.
 
     `cosine` is |<w, g>| / (||w|| ||g||) at the present weights. `error` is how far the present gradient is from that of
-    exact invariance, ||8 g(8w) - g(w)|| / ||g(w)||: what the normalizer's epsilon leaves, near 0 where it is small
-    against the variance. `norm` is ||w||. `channel_axis` is the axis of the weight whose entries may each be scaled on
+    exact invariance, ||32 g(32w) - g(w)|| / ||g(w)||: what the normalizer's epsilon leaves, with ReLUs that change sides
+    for it; near 0 where epsilon is small against the variance. `norm` is ||w||. `channel_axis` is the axis of the weight whose entries may each be scaled on
     their own, the output channels in front of a BatchNormalization; None if only the whole tensor may be.
     """
 
@@ -44,17 +54,17 @@ class Invariance:
     channel_axis: int | None
 
 
-def scale_invariant(objective: Objective, tolerance: float = 1e-2) -> dict[str, Invariance]:
+def scale_invariant(objective: Objective, tolerance: float | None = None) -> dict[str, Invariance]:
     """The weights whose scale the loss doesn't see, as in front of a normalizer, found without knowing the layers.
 
     Equation: L(a w) = L(w) for a > 0, so `<w, g(w)> = 0` and `g(a w) = g(w) / a`, g the gradient.
 
-    Normalizers have an epsilon, so that it holds up to epsilon / (variance + epsilon). Therefore both are held against
-    `tolerance` at weights 8 times larger, where that share is 64 times smaller: the cosine at 8w, and the relative
-    difference of 8 g(8w) and 32 g(32w). At the default 0.01 weights count as scale-invariant if the variance behind
-    them is above about 1.5 epsilon; `error` tells what epsilon does at the present weights. The second condition is
-    also what weights fail that are orthogonal by accident, and gradients of rounding errors. A gradient of 0 proves
-    nothing: its weight is left out.
+    Normalizers have an epsilon, so that both hold up to a share of about epsilon / (variance + epsilon). Therefore they
+    are held at weights 32 times larger, where that share is 1,000 times smaller: the cosine of 32w and g(32w) is at most
+    `tolerance`, or 1% of the present one, and 32 g(32w) and 128 g(128w) differ by at most 10%. The second condition is
+    what weights fail that are orthogonal by accident, and gradients of rounding errors. Last, g(w) and 32 g(32w) differ
+    by at most 70%, so that weights count where the variance behind them is above about half of epsilon; `error` tells
+    how much that is. A gradient of 0 proves nothing: its weight is left out.
 
     All other weights are as they are, hence: a Dense layer in front of a LayerNormalization is in the list while its bias
     is 0. Vectors are not looked at, since gamma in front of another normalizer is invariant only while beta is 0. What
@@ -62,7 +72,8 @@ def scale_invariant(objective: Objective, tolerance: float = 1e-2) -> dict[str, 
 
     Args:
         objective: the loss on a batch, in the mode that is trained, as a rule.
-        tolerance: relative. Layers computing in bfloat16 need about 0.05.
+        tolerance: what rounding may leave of a cosine of 0; None for 3e-5, or 1e-9 with layers in float64, 3e-3 in
+            float16, 2e-2 in bfloat16.
 
     Returns:
         {variable's path: `Invariance`} of the scale-invariant ones, in the order of the model's.
@@ -84,6 +95,8 @@ def scale_invariant(objective: Objective, tolerance: float = 1e-2) -> dict[str, 
 
     Source: van Laarhoven 2017 (arXiv:1706.05350), section 2.
     """
+    if tolerance is None:
+        tolerance = max(ROUNDING[dtype] for dtype in objective.compute_dtypes)
     probe = _Probe(objective)
     found = {}
     for index, variable in enumerate(objective.variables):
@@ -124,28 +137,30 @@ def _invariance(probe, index, tolerance):
     w, g = probe.weights[index], probe.gradient(index)
     if not (np.any(w) and np.any(g)) or not np.all(np.isfinite(g)):
         return None
-    if _radial(w, g) > 0.5:
-        # No epsilon worth the name leaves so much.
+    larger = probe.gradient(index, np.full_like(w, LARGE))
+    error = _difference(larger, g)
+    if not (_orthogonal(w, g, larger, tolerance) and error <= _PRESENT):
         return None
-    low, high = SCALES
-    larger = probe.gradient(index, np.full_like(w, low))
-    if not _radial(w, larger) <= tolerance:
+    axis = _channel_axis(probe, index, g, larger, tolerance)
+    if axis is None and not _difference(probe.gradient(index, np.full_like(w, LARGER)), larger) <= _SAME:
         return None
-    axis = _channel_axis(probe, index, w, larger, tolerance)
-    if axis is None and not _difference(probe.gradient(index, np.full_like(w, high)), larger) <= tolerance:
-        return None
-    return Invariance(_radial(w, g), _difference(larger, g), float(np.linalg.norm(w)), axis)
+    return Invariance(_radial(w, g), error, float(np.linalg.norm(w)), axis)
 
 
-def _channel_axis(probe, index, w, larger, tolerance):
+def _channel_axis(probe, index, g, larger, tolerance):
     """The axis with most channels whose weights are orthogonal to their gradients, and stay so at mixed scales."""
-    axes = [axis for axis in range(w.ndim) if w.shape[axis] > 1 and _radial(w, larger, axis) <= tolerance]
+    w = probe.weights[index]
+    axes = [axis for axis in range(w.ndim) if w.shape[axis] > 1 and _orthogonal(w, g, larger, tolerance, axis)]
     for axis in sorted(axes, key=lambda axis: (-w.shape[axis], -axis)):
         shape = [-1 if other == axis else 1 for other in range(w.ndim)]
-        mixed = np.reshape(np.where(np.arange(w.shape[axis]) % 2, *SCALES), shape) * np.ones_like(w)
-        if _difference(probe.gradient(index, mixed), larger) <= tolerance:
+        mixed = np.reshape(np.where(np.arange(w.shape[axis]) % 2, *MIXED), shape) * np.ones_like(w)
+        if _difference(probe.gradient(index, mixed), larger) <= _SAME:
             return axis
     return None
+
+
+def _orthogonal(w, g, larger, tolerance, axis=None):
+    return _radial(w, larger, axis) <= max(tolerance, _LEFT * _radial(w, g, axis))
 
 
 def _radial(w, g, axis=None):
