@@ -8,16 +8,16 @@ at fault, and on how many healthy ones they raise a false one. All programs are 
         run.fit(callbacks=[...])
 
 A faulty program differs from its healthy twin by one argument, which `@pair` names above the function of both. `layer` is
-the layer at fault, None where no single layer is, such as with a learning rate; `layers` has all whose naming is right, where a
-comment says why there are several. `python tests/faults/harm.py` measures that each fault harms and that healthy
-programs learn.
+the layer at fault, None where no single layer is, such as with a learning rate; `layers` has all whose naming is right,
+and a comment says why if there are several. `python tests/faults/harm.py` measures that each fault harms and that
+healthy programs learn.
 
 Thresholds are set on the half "tuning" only; rates are reported on the half "held out". The halves were laid down before
-there was a detector, balanced by family and by kind of fault, a faulty program in its twin's half. They stay as they are.
+there was a detector, balanced by family and by kind of fault; a faulty program is in its twin's half. They stay so.
 
 A program is added as a function of the seed in its family's file, with every layer named, under `@pair(kind, layers at
-fault, argument=value)` or `@healthy()`. Its fit takes 100 to 250 steps and a few seconds. Measure its harm; then put it into the half that
-has fewer programs of its kind or family, before any detector has seen it.
+fault, argument=value)` or `@healthy()`. Its fit takes 100 to 250 steps and a few seconds. Measure its harm; then put it
+into the half that has fewer programs of its kind or family, before any detector has seen it.
 """
 
 from tests.faults import cnn, mlp, recurrent, transformer  # noqa: F401 (they fill PROGRAMS)
