@@ -95,7 +95,8 @@ def regressor(model, data: Data, optimizer, epochs: int, batch_size: int, **argu
 def prepare(model, data: Data, optimizer, loss, metric, epochs, batch_size, arrays=False) -> Run:
     """Compiles and builds the model, and makes a data set of the data unless arrays are wanted."""
     model.compile(optimizer=optimizer, loss=loss, metrics=[metric])
-    model(data.x[:2])
+    if not model.built:
+        model(data.x[:2])
     return Run(model, data.train if arrays else batches(data, batch_size), data.validation, epochs, batch_size)
 
 

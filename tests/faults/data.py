@@ -1,4 +1,4 @@
-"""Real data that needs no download: scikit-learn's own sets, and texts that Python and scikit-learn bring along."""
+"""Real data that needs no download: scikit-learn's own sets, and texts that Python brings along."""
 
 import argparse
 import functools
@@ -12,7 +12,6 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
 CHARACTERS = 128
-TEXTS = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
 
 
 class Data(NamedTuple):
@@ -47,6 +46,11 @@ class Data(NamedTuple):
         return self._replace(y=np.random.default_rng(seed).permutation(self.y))
 
 
+@functools.cache
+def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
+    return getattr(datasets, f"load_{name}")(return_X_y=True)
+
+
 def split(x, y, seed: int, stratify=True) -> Data:
     """A fifth for validation."""
     x, x_validation, y, y_validation = train_test_split(
@@ -57,7 +61,7 @@ def split(x, y, seed: int, stratify=True) -> Data:
 
 def digits(seed: int, shape: tuple[int, ...] = (8, 8, 1), largest: float = 1.0) -> Data:
     """1,797 handwritten digits of 8x8 pixels, which go from 0 to `largest`."""
-    x, y = datasets.load_digits(return_X_y=True)
+    x, y = _load("digits")
     return split((x * largest / 16).reshape(-1, *shape).astype("float32"), y, seed)
 
 
@@ -73,34 +77,26 @@ def patches(seed: int, size: int = 2, largest: float = 1.0) -> Data:
 
 def cancer(seed: int) -> Data:
     """569 tumours by 30 measurements of scales from 0.001 to 1,000; benign or not."""
-    x, y = datasets.load_breast_cancer(return_X_y=True)
+    x, y = _load("breast_cancer")
     return split(x.astype("float32"), y[:, None].astype("float32"), seed)
 
 
 def wine(seed: int) -> Data:
     """178 wines by 13 measurements of scales from 0.1 to 1,000; three growers."""
-    x, y = datasets.load_wine(return_X_y=True)
+    x, y = _load("wine")
     return split(x.astype("float32"), y, seed)
 
 
 def diabetes(seed: int, mean: float = 0.0) -> Data:
     """442 patients, 10 measurements; how the illness went on, with a standard deviation of 1 about the given mean."""
-    x, y = datasets.load_diabetes(return_X_y=True)
+    x, y = _load("diabetes")
     y = (y - y.mean()) / y.std() + mean
     return split(x.astype("float32"), y[:, None].astype("float32"), seed, stratify=False).standardized()
 
 
-@functools.cache
-def _texts(characters: int) -> tuple[str, ...]:
-    descriptions = "".join(getattr(datasets, f"load_{name}")().DESCR for name in TEXTS)
-    return tuple(text[:characters] for text in (inspect.getsource(argparse), "".join(topics.values()), descriptions))
-
-
-def windows(seed: int, length: int = 16, characters: int = 14400) -> Data:
-    """Windows of text that don't overlap: a program, documentation of Python, or descriptions of data sets."""
-    x, y = [], []
-    for label, text in enumerate(_texts(characters)):
-        codes = np.minimum([ord(character) for character in text], CHARACTERS - 1).reshape(-1, length)
-        x.append(codes)
-        y.append(np.full(len(codes), label))
-    return split(np.concatenate(x).astype("int32"), np.concatenate(y), seed)
+def windows(seed: int, length: int = 20, characters: int = 14400) -> Data:
+    """Windows of text that don't overlap: Python's source of argparse, or its documentation in English."""
+    texts = inspect.getsource(argparse)[:characters], "".join(topics.values())[:characters]
+    codes = [np.minimum([ord(character) for character in text], CHARACTERS - 1) for text in texts]
+    x = np.concatenate([of_text.reshape(-1, length) for of_text in codes]).astype("int32")
+    return split(x, np.repeat([0, 1], characters // length), seed)

@@ -2,10 +2,10 @@
 
     python tests/faults/harm.py [NAME ...] [--seeds 0 1 2]
 
-A name is a healthy or faulty program's or a family's; all without names. `loss` and `train` are the training loss and score of the last
-epoch, `validation` is the score at inference: accuracy, or R2 of a regression. A fault harms a seed if the validation
-score ends at least 0.1 below the twin's or is no number. A healthy program learns if its validation score is at least
-0.75, or 0.3 as R2.
+A name is a program's, a healthy one's with its faulty twin, or a family's; without names all are measured. `loss` and
+`train` are the training loss and score of the last epoch, `validation` is the score at inference: accuracy, or R2 of a
+regression. A fault harms a seed if the validation score ends at least 0.1 below the twin's, or a weight is no finite
+number. A healthy program learns if its validation score is at least 0.75, or 0.3 as R2.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def verdict(figures, twin) -> str:
     """What the figures say of a faulty program with a twin's, or of a healthy one."""
     if twin is None:
         return "learns" if figures["validation"] >= figures["least"] else "DOES NOT LEARN"
+    # Written so that NaN counts as harm.
     return "DOES NO HARM" if twin["validation"] - figures["validation"] < MARGIN else "harms"
 
 

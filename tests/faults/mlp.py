@@ -9,6 +9,7 @@ from keras.layers import Activation, BatchNormalization, Dense, Dropout, Input
 from keras.optimizers import SGD, Adam, AdamW, RMSprop
 from keras.regularizers import L2
 
+import nrm_keras
 from tests.faults import corpus
 from tests.faults.corpus import classifier, detector, regressor
 from tests.faults.data import cancer, diabetes, digits, wine
@@ -152,7 +153,7 @@ def mlp_one_unit(seed, last="sigmoid"):
         [
             Input((30,), name="measurements"),
             Dense(24, activation="relu", name="dense_1"),
-            BatchNormalization(momentum=0.9, name="norm"),
+            nrm_keras.layers.AdaptiveNormalization(momentum=0.9, name="norm"),
             Dense(12, activation="relu", name="dense_2"),
             Dense(1, activation=last, name="probability"),
         ]
