@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from nrm_keras.diagnostics.objective import Objective
 
@@ -168,7 +169,8 @@ def _part(data, start, stop):
 def _estimate(gradients, batch):
     """From the micro-batches' gradients, (micro-batches, parameters)."""
     gradients = gradients.astype("float64")
-    products = gradients @ gradients.T
+    # On busy cores NumPy's product of so wide a matrix took 20 times as long.
+    products = tf.matmul(gradients, gradients, transpose_b=True).numpy()
     count = len(products)
     estimates = np.array(_parts(np.trace(products), np.sum(products), count, batch))
     errors = np.full(3, np.nan)

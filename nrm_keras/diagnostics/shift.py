@@ -127,13 +127,13 @@ def internal_covariate_shift(
     Args:
         objective: the loss on the batch.
         before, after: values of the variables, flat or lists.
-        layers: paths of the layers to report; None for all.
+        layers: paths of the layers to report, or their last names; None for all.
 
     Returns:
         A `LayerShift` for each layer.
 
     Raises:
-        ValueError: a path in `layers` is no layer's.
+        ValueError: one of `layers` is no layer of the objective.
 
     Example:
 
@@ -151,19 +151,12 @@ def internal_covariate_shift(
     Source: Santurkar et al. 2018 (arXiv:1805.11604), definition 2.1.
     """
     before, after = objective.flat(before), objective.flat(after)
-    groups = _layers(objective)
-    unknown = set(layers or ()) - {path for path, _, _ in groups}
-    if unknown:
-        raise ValueError(
-            "`layers` must be paths of layers with variables in the objective. "
-            f"Received: {min(unknown)!r}. Known: {', '.join(path for path, _, _ in groups)}."
-        )
+    groups = _chosen(_layers(objective), layers)
     gradient = objective.gradient(before).numpy()
     shifts = []
     for path, start, stop in groups:
-        if layers is None or path in layers:
-            mixed = tf.concat([after[:start], before[start:]], 0)
-            shifts.append(_compare(path, gradient[start:stop], objective.gradient(mixed).numpy()[start:stop]))
+        mixed = tf.concat([after[:start], before[start:]], 0)
+        shifts.append(_compare(path, gradient[start:stop], objective.gradient(mixed).numpy()[start:stop]))
     return shifts
 
 
@@ -219,6 +212,23 @@ def _layers(objective):
         groups.append((path, start, stop))
         start = stop
     return groups
+
+
+def _chosen(groups, layers):
+    if layers is None:
+        return groups
+    paths = [path for path, _, _ in groups]
+    for layer in layers:
+        if not any(_is_named(path, layer) for path in paths):
+            raise ValueError(
+                "`layers` must be layers with variables in the objective. "
+                f"Received: {layer!r}. Known: {', '.join(paths)}."
+            )
+    return [group for group in groups if any(_is_named(group[0], layer) for layer in layers)]
+
+
+def _is_named(path, layer):
+    return f"/{path}".endswith(f"/{layer}")
 
 
 def _compare(path, gradient, changed):

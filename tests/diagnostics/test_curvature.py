@@ -44,8 +44,8 @@ def test_lanczos_of_full_order_is_eigh(start):
     run = lanczos(_product(matrix), 40, steps=40, start=start)
     np.testing.assert_allclose(run.values, np.linalg.eigvalsh(matrix), atol=1e-12)
     np.testing.assert_allclose(run.errors, 0, atol=1e-12)
-    np.testing.assert_allclose(run.basis @ tf.transpose(run.basis), np.eye(40), atol=1e-13)
-    assert relative(matrix @ run.vector(-1), 7 * run.vector(-1).numpy()) < 1e-12
+    np.testing.assert_allclose(np.inner(run.basis, run.basis), np.eye(40), atol=1e-13)
+    assert relative(matrix @ run.vector(-1).numpy(), 7 * run.vector(-1).numpy()) < 1e-12
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])
@@ -91,7 +91,7 @@ def test_lanczos_ends_where_the_space_is_exhausted(matrix):
 def test_float32_vectors_stay_orthogonal():
     matrix = _symmetric(SPECTRUM).astype("float32")
     run = lanczos(_product(matrix), 40, steps=40, dtype="float32")
-    np.testing.assert_allclose(run.basis @ tf.transpose(run.basis), np.eye(run.products), atol=1e-6)
+    np.testing.assert_allclose(np.inner(run.basis, run.basis), np.eye(run.products), atol=1e-6)
     assert run.values[-1] == pytest.approx(7, rel=1e-5)
     assert run.diagonal.dtype == "float64"
 
@@ -106,9 +106,9 @@ def test_power_iteration_keeps_the_sign(largest):
 
 def test_hutchinson_within_its_error():
     matrix = _symmetric(SPECTRUM)
-    estimate = hutchinson(_product(matrix), 40, probes=4000)
+    estimate = hutchinson(_product(matrix), 40, probes=1000)
     variance = 2 * (np.sum(matrix**2) - np.sum(np.diag(matrix) ** 2))
-    assert estimate.error == pytest.approx(np.sqrt(variance / 4000), rel=0.05)
+    assert estimate.error == pytest.approx(np.sqrt(variance / 1000), rel=0.1)
     assert abs(estimate.value - np.trace(matrix)) < 3 * estimate.error
     assert np.isnan(hutchinson(_product(matrix), 40, probes=1).error)
 
@@ -183,11 +183,11 @@ def test_several_probes():
     model.compile(loss="mse")
     objective = Objective(model, x, y)
     hessian = np.array([objective.hessian_vector_product(e) for e in np.eye(objective.size)])
-    result = curvature_of(objective, steps=2, probes=400, tolerance=0)
-    assert result.products == 800
+    result = curvature_of(objective, steps=2, probes=150, tolerance=0)
+    assert result.products == 300
     assert abs(result.trace - np.trace(hessian)) < 3 * result.trace_error
     variance = 2 * (np.sum(hessian**2) - np.sum(np.diag(hessian) ** 2))
-    assert result.trace_error == pytest.approx(np.sqrt(variance / 400), rel=0.1)
+    assert result.trace_error == pytest.approx(np.sqrt(variance / 150), rel=0.2)
     assert result.weights.sum() == pytest.approx(1)
 
 

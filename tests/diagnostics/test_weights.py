@@ -200,6 +200,26 @@ def test_orthogonal_at_every_scale_without_the_gradient_of_an_invariant_loss():
     assert axes(model, x, np.zeros((2, 1)), loss=lambda y, y_pred: y_pred) == {}
 
 
+@pytest.mark.parametrize(
+    "factor, invariant",
+    [
+        (lambda size: 1.0, True),
+        (lambda size: 1.0 + 30.0 * tf.exp(-size), False),
+        (lambda size: 1.0 + tf.nn.relu(size - 40.0) / 88.0, False),
+    ],
+)
+def test_invariant_at_some_scales_only(factor, invariant):
+    """L = <c, w> / ||w|| is invariant, and at <c, w> = 0 a factor of the norm keeps <w, g> = 0 at every scale."""
+    model = keras.Sequential([keras.Input((3,)), L.Dense(1, use_bias=False)])
+    model.set_weights([np.array([[0.6], [0.8], [0.0]])])
+    c = np.array([[4.0], [-3.0], [2.0]], "float32")
+
+    def loss(c, w):
+        return tf.reduce_sum(tf.cast(c, w.dtype) * w) / tf.norm(w) * factor(tf.norm(w))
+
+    assert bool(axes(model, np.eye(3, dtype="float32"), c, loss=loss)) == invariant
+
+
 def test_a_gradient_that_goes_as_one_over_a_without_orthogonality():
     """L = log ||w||^2."""
     model = keras.Sequential([keras.Input((3,)), L.Dense(1, use_bias=False)])
