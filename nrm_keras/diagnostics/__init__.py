@@ -1,0 +1,1 @@
+"""Diagnostics of any Keras model on TensorFlow."""
