@@ -96,15 +96,18 @@ class Examples:
         """(means, variances) of the batches that there are, shape (batches, channels)."""
         return self.batch_statistics(np.repeat(np.eye(len(self.sizes)), self.sizes, axis=1))
 
+    @functools.cached_property
+    def influence(self) -> tuple[np.ndarray, np.ndarray]:
+        """What each example adds to the mean and to the variance of all, m - mu and q - var: (examples, channels)."""
+        share, mean, variance = self.pooled
+        calls = np.maximum(np.sum(self.weight.sum(0) > 0), 1)
+        moved, scale = self.mean - mean, share * len(share) / calls
+        return (scale * moved).sum(1), (scale * (self.variance + np.square(moved) - variance)).sum(1)
+
     def sampling_variance(self) -> tuple[np.ndarray, np.ndarray]:
         """Variance of a batch's mean and of its variance, from examples: Var_n(m) / B and Var_n(q) / B."""
-        share, mean, variance = self.pooled
-        scale = share * len(share)
-        used = np.maximum(np.sum(self.weight.sum(0) > 0), 1)
-        moved = self.mean - mean
-        influence = scale * moved, scale * (self.variance + np.square(moved) - variance)
-        degrees = max(len(share) - 1, 1) * self.sizes[0]
-        return tuple(np.square(part.sum(1) / used).sum(0) / degrees for part in influence)
+        degrees = max(len(self.weight) - 1, 1) * self.sizes[0]
+        return tuple(np.square(part).sum(0) / degrees for part in self.influence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,61 +161,84 @@ def compare(examples: Examples, running, epsilon: float, memory: Memory, seed: i
     The p-value is that of the mean of z^2 over the channels, means and variances alike, each relative to how much the
     batches themselves vary against what their examples let expect: behind another normalizer they vary less. Its null
     distribution is that of batches drawn anew from the examples, as many as there are against a running average.
+    z of the variance is that of log(variance + epsilon), as samples of a variance are skewed.
     """
-    tiny = np.finfo("float32").tiny
+    epsilon = epsilon + float(np.finfo("float32").tiny)
     means, variances = examples.own_statistics()
     mean, variance = means.mean(0), variances.mean(0)
     running_mean, running_variance = running
-    sampling, spread = examples.sampling_variance(), examples.pooled[2].mean(0) + epsilon + tiny
+    sampling, total = examples.sampling_variance(), examples.pooled[2].mean(0) + epsilon
     # Rounding of float32, and what epsilon drowns, are no gap.
-    floors = 1e-6 * np.abs(mean) + 0.01 * math.sqrt(epsilon), 1e-6 * variance + 0.01 * epsilon
-    scales = [np.sqrt(s + np.square(floor) + 1e-30) for s, floor in zip(sampling, floors, strict=True)]
-    both = 1 / len(means) + memory.noise
-    z = [
-        (run - own) / scale / math.sqrt(both) for run, own, scale in zip(running, (mean, variance), scales, strict=True)
-    ]
+    mean_scale = np.sqrt(sampling[0] + np.square(1e-6 * mean) + 1e-4 * epsilon)
+    log_scale = np.sqrt(sampling[1] / np.square(variance + epsilon) + 1e-4)
+    both = math.sqrt(1 / len(means) + memory.noise)
+    log_ratio = np.log((variance + epsilon) / (running_variance + epsilon))
+    mean_z, variance_z = (running_mean - mean) / mean_scale / both, -log_ratio / log_scale / both
+    mean_spread, log_spread = _spread(examples, means, variances, epsilon)
+    observed = _score(mean_z, mean_spread / np.square(mean_scale)) + _score(
+        variance_z, log_spread / np.square(log_scale)
+    )
+    expected = _null_scores(examples, (mean_scale, log_scale), (variance, epsilon), len(means), memory, seed)
+    tiny = np.finfo("float32").tiny
     return Comparison(
         batch_mean=mean,
         batch_variance=variance,
-        mean_gap=np.abs(running_mean - mean) / np.sqrt(running_variance + epsilon + tiny),
+        mean_gap=np.abs(running_mean - mean) / np.sqrt(running_variance + epsilon),
         log_variance_ratio=np.log(np.maximum(variance, tiny) / np.maximum(running_variance, tiny)),
-        relevant_log_ratio=np.log((variance + epsilon + tiny) / (running_variance + epsilon + tiny)),
-        mean_z=z[0],
-        variance_z=z[1],
-        p_value=_p_value(examples, running, (means, variances), scales, memory, seed),
-        mean_noise=float(np.sqrt(np.mean(sampling[0] / spread))),
-        variance_noise=float(np.sqrt(np.mean(sampling[1] / np.square(spread)))),
+        relevant_log_ratio=log_ratio,
+        mean_z=mean_z,
+        variance_z=variance_z,
+        p_value=float((1 + np.sum(expected >= observed)) / (1 + DRAWS)),
+        mean_noise=float(np.sqrt(np.mean(sampling[0] / total))),
+        variance_noise=float(np.sqrt(np.mean(sampling[1] / np.square(total)))),
     )
 
 
-def _p_value(examples, running, own, scales, memory, seed):
+def _spread(examples, means, variances, epsilon):
+    """Variance between batches of their mean, and of the logarithm of their variance; from examples if one is all."""
+    several = len(means) > 1
+    spread = (means.var(0, ddof=1), variances.var(0, ddof=1)) if several else examples.sampling_variance()
+    return spread[0], spread[1] / np.square(variances.mean(0) + epsilon)
+
+
+def _null_scores(examples, scales, level, number, memory, seed):
+    """Scores of as many batches against a running average, both drawn from the examples."""
     rng = np.random.default_rng(seed)
-    size, number = examples.sizes[0], len(own[0])
-    drawn = rng.multinomial(size, np.full(len(examples.weight), 1 / len(examples.weight)), POOL).astype("float64")
-    pool = [(part - part.mean(0)) / scale for part, scale in zip(examples.batch_statistics(drawn), scales, strict=True)]
-    here = _choices(rng, len(pool[0]), number)
+    size = examples.sizes[0]
+    counts = _choices(rng, len(examples.weight), size, POOL)
+    counts = counts[counts @ examples.weight.sum((1, 2)) > 0]
+    means, variances = (part - part.mean(0) for part in examples.batch_statistics(counts))
+    batches = _choices(rng, len(means), number)
     terms = int(np.clip(round(1 / memory.noise), 1, LONGEST)) if memory.noise > 0 else 1
     # Few terms stand for many: what they weigh makes up for it.
-    there = _choices(rng, len(pool[0]), terms) / terms * math.sqrt(memory.noise * terms)
-    observed, expected = 0.0, np.zeros(DRAWS)
-    for part, run, batches, scale in zip(pool, running, own, scales, strict=True):
-        batches, run = batches / scale, run / scale
-        spread = batches.var(0, ddof=1) if number > 1 else np.ones_like(run)
-        observed += _score(run - batches.mean(0), spread)
-        average = here @ part / number
-        spread = (here @ np.square(part) / number - np.square(average)) * number / max(number - 1, 1)
-        expected += _score(there @ part - average, spread if number > 1 else np.ones_like(spread))
-    return float((1 + np.sum(expected >= observed)) / (1 + DRAWS))
+    running = _choices(rng, len(means), terms) / terms * math.sqrt(memory.noise * terms)
+    both = math.sqrt(1 / number + memory.noise)
+    alone = [counts @ np.square(part) / size**2 for part in examples.influence] if number == 1 else (None, None)
+
+    def drawn(part, alone):
+        average = batches @ part / number
+        if alone is not None:
+            return running @ part, average, batches @ alone
+        spread = (batches @ np.square(part) / number - np.square(average)) * number / (number - 1)
+        return running @ part, average, spread
+
+    run, average, spread = drawn(means, alone[0])
+    scores = _score((run - average) / scales[0] / both, spread / np.square(scales[0]))
+    run, average, spread = drawn(variances, alone[1])
+    variance, epsilon = level
+    run, average = (np.maximum(variance + moved, 0.01 * variance) + epsilon for moved in (run, average))
+    return scores + _score(np.log(run / average) / scales[1] / both, spread / np.square(average * scales[1]))
 
 
-def _choices(rng, available, number):
+def _choices(rng, available, number, draws=DRAWS):
     """How often each of the available is among so many, drawn with replacement: (draws, available)."""
-    return rng.multinomial(number, np.full(available, 1 / available), DRAWS).astype("float64")
+    chosen = rng.integers(available, size=(draws, number)) + available * np.arange(draws)[:, None]
+    return np.bincount(chosen.ravel(), minlength=draws * available).reshape(draws, available).astype("float64")
 
 
-def _score(difference, spread):
-    """Mean over channels of the squared difference, relative to the batches' spread; a spread of 0 is rounding."""
-    return np.square(difference).mean(-1) / np.maximum(spread.mean(-1), 0.01)
+def _score(z, spread):
+    """Mean over channels of z^2, relative to the batches' spread; next to none is rounding."""
+    return np.square(z).mean(-1) / np.maximum(spread.mean(-1), 0.01)
 
 
 def progress(running, initial, batch, epsilon: float) -> tuple[float, float]:
