@@ -150,6 +150,18 @@ class Meter:
 
 def measure(inputs, mask, axis: int) -> tuple[Sums, tf.Tensor]:
     """Statistics of each channel over all valid positions, and the number of examples that have any."""
+    weight, mean, variance = measure_examples(inputs, mask, axis)
+    total = tf.reduce_sum(weight)
+    pooled = tf.reduce_sum(weight * mean, 0, keepdims=True) / tf.maximum(total, 1)
+    squares = tf.reduce_sum(weight * (variance + tf.square(mean - pooled)), 0)
+    return Sums(total, pooled[0], squares), tf.reduce_sum(tf.cast(weight > 0, "float64"))
+
+
+def measure_examples(inputs, mask, axis: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(number of valid positions, mean, population variance) of each channel of each example, in float64.
+
+    Their shapes are (examples, 1), (examples, channels) and (examples, channels).
+    """
     axis %= len(inputs.shape)
     if mask is not None:
         mask = expand_mask(mask, inputs, axis)
@@ -161,11 +173,8 @@ def measure(inputs, mask, axis: int) -> tuple[Sums, tf.Tensor]:
     mean = tf.cast(moments.shift, "float64") + tf.cast(moments.mean, "float64")
     positions = tf.ones_like(mean[:, :, :1]) * tf.cast(tf.shape(x)[1] * tf.shape(x)[3], "float64")
     weight = positions if mask is None else tf.cast(moments.weight, "float64")
-    total = tf.reduce_sum(weight)
-    pooled = tf.reduce_sum(weight * mean, (0, 1, 3), keepdims=True) / tf.maximum(total, 1)
-    spread = tf.cast(moments.variance, "float64") + tf.square(mean - pooled)
-    sums = Sums(total, tf.reshape(pooled, (-1,)), tf.reduce_sum(weight * spread, (0, 1, 3)))
-    return sums, tf.reduce_sum(tf.cast(weight > 0, "float64"))
+    variance = tf.cast(moments.variance, "float64")
+    return tuple(tf.reshape(v, (-1, size)) for v, size in ((weight, 1), (mean, shape[axis]), (variance, shape[axis])))
 
 
 def _assign(variable, value):

@@ -112,9 +112,9 @@ def recalibrate(
     Source: Wu & Johnson 2021 (arXiv:2105.07576), section 3; Li et al. 2016 (arXiv:1603.04779). Dropout's effect on
     variances: Li et al. 2018 (arXiv:1801.05134).
     """
-    candidates = _candidates(model)
+    candidates = running_layers(model)
     batches = Batches(dataset, steps, batch_size)
-    state = _State(model)
+    state = State(model)
     try:
         before = batches.evaluate(model) if evaluate and model.compiled else None
         run = _Run(model, candidates, include_frozen)
@@ -129,7 +129,7 @@ def recalibrate(
     return Recalibration(run.batches, run.skipped, run.examples, shifts, tuple(run.left), before, after)
 
 
-class _State:
+class State:
     """The values of what a pass over data may change."""
 
     def __init__(self, model):
@@ -180,7 +180,7 @@ class _Run:
 
     def _choose(self, x):
         """Whom to measure: the layers that use the batch's statistics in training."""
-        frozen = set() if self._include_frozen else _frozen(self._model, self._candidates, x)
+        frozen = set() if self._include_frozen else frozen_in_training(self._model, self._candidates, x)
         self._meters = [Meter(layer) for layer in self._candidates if id(layer) not in frozen]
         self.left = [(layer.path, "frozen in training") for layer in self._candidates if id(layer) in frozen]
         self.left += [
@@ -209,7 +209,8 @@ class _Run:
         return True
 
 
-def _candidates(model):
+def running_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that keep a running mean and variance of each channel; an error if there are none."""
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(
             "`model` must be a Keras model that is built, its statistics have no shape yet. "
@@ -224,7 +225,7 @@ def _candidates(model):
     return layers
 
 
-def _frozen(model, layers, x):
+def frozen_in_training(model: keras.Model, layers: list[keras.layers.Layer], x) -> set[int]:
     """Ids of the layers that are in inference mode while the model trains."""
     trained = set()
 
