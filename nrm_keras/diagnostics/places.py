@@ -16,6 +16,8 @@ ACTIVATIONS = (
     keras.layers.ELU,
     keras.layers.Softmax,
 )
+# They call what is inside of them once for each time, in a graph of its own.
+LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
 class Places:
@@ -32,11 +34,9 @@ class Places:
     """
 
     def __init__(self, model: keras.Model, layers: Sequence | None = None):
-        self.candidates = list(_candidates(model))
-        counts = collections.Counter(layer.name for layer in self.candidates)
-        self._names = {
-            id(layer): layer.name if counts[layer.name] == 1 else layer.path or layer.name for layer in self.candidates
-        }
+        paths = dict(_candidates(model))
+        self.candidates = list(paths)
+        self._names = _names(paths)
         self._everything_that_matters = layers is None
         self._chosen = {id(layer) for layer in self.candidates if layers is None and _matters(layer)}
         for wish in [] if layers is None else [layers] if isinstance(layers, (str, type)) else layers:
@@ -44,7 +44,7 @@ class Places:
 
     def name(self, layer: keras.layers.Layer) -> str:
         """The layer's name; its path where another one has the same name."""
-        return self._names.get(id(layer), layer.name)
+        return self._names.get(layer, layer.name)
 
     def choose(self, calls: Sequence) -> list:
         """Those of the calls of one step that are watched, in their order."""
@@ -83,14 +83,24 @@ def is_activation(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, ACTIVATIONS)
 
 
-def _candidates(layer):
-    """Layers without layers inside, and layers with weights of their own, in the model's order."""
+def _candidates(layer, path=""):
+    """(layer, path) of layers without layers inside, and of those with weights of their own, in the model's order."""
     for part in layer._flatten_layers(include_self=False, recursive=False):
-        # what is inside of a recurrent layer is called in its loop, out of sight
-        inner = [] if isinstance(part, keras.layers.RNN) else list(_candidates(part))
+        inner = [] if isinstance(part, LOOPS) else list(_candidates(part, f"{path}{part.name}/"))
         if not inner or part._trainable_variables or part._non_trainable_variables:
-            yield part
+            yield part, path + part.name
         yield from inner
+
+
+def _names(paths):
+    """Of each layer its name, where that is another's too its path, and behind a colon its number if need be."""
+    counts = collections.Counter(layer.name for layer in paths)
+    named, seen = {}, collections.Counter()
+    for layer, path in paths.items():
+        name = layer.name if counts[layer.name] == 1 else path
+        seen[name] += 1
+        named[layer] = name if seen[name] == 1 else f"{name}:{seen[name]}"
+    return named
 
 
 def _matters(layer):
