@@ -135,8 +135,9 @@ class InternalStatistics(keras.callbacks.Callback):
             )
         self.model.train_function = _plain(self.model.train_function)
         self.schedule = Schedule(self.every, self.budget)
-        self._step = self._deep_at = int(self.model.optimizer.iterations) if self.model.optimizer else 0
-        self._ran, self._probe, self._history = False, self.probe, self.model.history
+        self._step = self._deep_at = _iterations(self.model)
+        self._ran, self._late = False, False
+        self._probe, self._history = self.probe, self.model.history
         self._epoch, self._watchful_until = 0, 0
         self._drift = self._deep = self._before = None
         self._records = records.Records(self.path)
@@ -156,7 +157,9 @@ class InternalStatistics(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self._first_batch = batch
-        self._probing = self._watchable and self._is_due() and self._prepare()
+        due = self._watchable and self._is_due()
+        self._probing = due and self._prepare()
+        self._late = due and not self._probing
         if self._probing:
             began = time.perf_counter()
             self._evidence.copy_weights()
@@ -208,7 +211,7 @@ class InternalStatistics(keras.callbacks.Callback):
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         if accumulated > 1 and (self._step + steps) % accumulated >= steps:
             return False  # a step that only adds up gradients shows no update
-        return self.schedule.due(self._step, max(steps, accumulated))
+        return self._late or self.schedule.due(self._step, max(steps, accumulated))
 
     def _is_deep_due(self):
         labelled = self._drift is not None and self._drift.batch[1] is not None
@@ -298,6 +301,10 @@ class InternalStatistics(keras.callbacks.Callback):
             if action == "stop":
                 self._say(self._evidence.write(alert))
                 self.model.stop_training = True
+
+
+def _iterations(model):
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations)) if model.optimizer else 0
 
 
 def _plain(train_function):

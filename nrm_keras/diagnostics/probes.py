@@ -52,7 +52,8 @@ class Activation:
     @functools.cached_property
     def total_variance(self) -> float:
         """Variance of all values, whatever their channel."""
-        return float(self.variance.mean() + self.mean.var())
+        with np.errstate(all="ignore"):  # of what is not finite
+            return float(self.variance.mean() + self.mean.var())
 
     @functools.cached_property
     def finite(self) -> bool:
@@ -296,7 +297,7 @@ def _summarize_update(packing, number, update):
 
 def is_small(variable: keras.Variable) -> bool:
     """Whether all values are kept: those of gamma, beta, biases and gates."""
-    return len(variable.shape) <= 1 and (not variable.shape or variable.shape[0] <= SAMPLE)
+    return len(variable.shape) <= 1 and math.prod(variable.shape) <= SAMPLE
 
 
 def channel_axes(calls: Sequence[taps.Call]) -> dict[int, int]:
@@ -413,4 +414,4 @@ def _weight(key, variable, numbers) -> Weight:
     factor = numbers["factors"][1 + key[1]]
     norm, gradient, update = (float(np.sqrt(2 * numbers[*key, name][0])) for name in ("norm", "gradient", "update"))
     inner = float(numbers[*key, "inner"][0] / factor)
-    return Weight(variable, norm, gradient / factor, update, inner, numbers.get((*key, "values")))
+    return Weight(variable, norm, float(gradient / factor), update, inner, numbers.get((*key, "values")))

@@ -157,7 +157,9 @@ def _json(value) -> str:
         return f"{value:.6g}" if math.isfinite(value) else "null"
     if isinstance(value, np.ndarray):
         text = ", ".join(["%.4g"] * value.size) % tuple(value.tolist())
-        return f"[{text if math.isfinite(value.sum()) else _without_nan(text)}]"
+        with np.errstate(over="ignore"):  # a sum beyond float64 only costs a look at each number
+            total = value.sum()
+        return f"[{text if math.isfinite(total) else _without_nan(text)}]"
     return json.dumps(value)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 
+import keras
 import numpy as np
 
 from nrm_keras.diagnostics.observation import Finding, own_weights
@@ -38,7 +39,7 @@ class NonFinite(Rule):
     def not_finite(self, model):
         for layer in model._flatten_layers(include_self=False):
             for variable in own_weights(layer):
-                if not np.isfinite(np.asarray(variable.value)).all():
+                if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
                     yield Finding(layer.name, 1, f"The loss is not finite; {variable.path} is the first such weight.")
                     return
         yield Finding(None, 1, "The loss is not finite; no weight is affected yet.")
@@ -147,7 +148,5 @@ def _owner(observation, weight):
 
 
 def _batch_is_finite(batch):
-    import keras
-
     values = (np.asarray(v) for v in keras.tree.flatten(batch) if v is not None)
     return all(np.isfinite(v).all() for v in values if v.dtype.kind == "f")
