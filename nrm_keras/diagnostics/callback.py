@@ -122,8 +122,8 @@ class InternalStatistics(keras.callbacks.Callback):
                 "Set KERAS_BACKEND=tensorflow, or leave the callback out."
             )
         self.schedule = Schedule(self.every, self.budget)
-        self._step = self._deep_at = int(self.model.optimizer.iterations) if self.model.optimizer else 0
-        self._epoch, self._watchful_until = 0, 0
+        self._step, self._epoch, self._watchful_until = None, 0, 0
+        self._plain_function = None
         self._drift = self._deep = self._before = None
         self._records = records.Records(self.path)
         self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
@@ -134,14 +134,17 @@ class InternalStatistics(keras.callbacks.Callback):
                 "InternalStatistics: a model with a make_train_function of its own can't be watched inside. "
                 f"Received: {type(self.model).__name__}. Override train_step in its place."
             )
-        self._raise_alerts(self._rules.begin(self.model, self._step))
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        self._losses = Losses()
+        self._epoch, self._losses = epoch, Losses()
+        if self._step is None:
+            # only here: a callback that resumes a training has set the iterations by now
+            self._step = self._deep_at = int(self.model.optimizer.iterations) if self.model.optimizer else 0
+            self._raise_alerts(self._rules.begin(self.model, self._step))
 
     def on_train_batch_begin(self, batch, logs=None):
         self._first_batch = batch
+        self._put_plain_function_back()
         self._probing = self._watchable and self._is_due() and self._prepare()
         if self._probing:
             began = time.perf_counter()
@@ -170,6 +173,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self.schedule.add(time.perf_counter() - began)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._put_plain_function_back()
         if self._drift is not None:
             began = time.perf_counter()
             self._write(self._drift.measure())
@@ -178,7 +182,9 @@ class InternalStatistics(keras.callbacks.Callback):
         self._raise_alerts(self._rules.end_epoch(self._step, epoch, logs or {}))
 
     def on_train_end(self, logs=None):
-        self._write([self.schedule.record()])
+        self._put_plain_function_back()
+        if self._step is not None:
+            self._write([self.schedule.record()])
         self._records.close()
         self._alert_records.close()
         self._say(f"InternalStatistics: {self.schedule}.")
@@ -218,7 +224,13 @@ class InternalStatistics(keras.callbacks.Callback):
         try:
             return self._probed_step(iterator)
         finally:
+            self._put_plain_function_back()
+
+    def _put_plain_function_back(self):
+        """Also where a step that was to be probed never came, as another callback ended the epoch."""
+        if self._plain_function is not None and self.model.train_function == self._probed_function:
             self.model.train_function = self._plain_function
+        self._plain_function = None
 
     def _observe(self, loss):
         reading = self._probed_step.read()
@@ -249,7 +261,7 @@ class InternalStatistics(keras.callbacks.Callback):
     # What is found -----------------------------------------------------------------------------------------------
 
     def _write(self, found):
-        place = {"step": self._step, "epoch": getattr(self, "_epoch", 0)}
+        place = {"step": self._step, "epoch": self._epoch}
         self._records.write([place | record for record in found])
         self._evidence.remember_records(found)
 

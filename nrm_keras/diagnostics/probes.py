@@ -46,12 +46,14 @@ class Activation:
 
     @functools.cached_property
     def total_mean(self) -> float:
-        return float(self.mean.mean())
+        with np.errstate(all="ignore"):
+            return float(self.mean.mean())
 
     @functools.cached_property
     def total_variance(self) -> float:
         """Variance of all values, whatever their channel."""
-        return float(self.variance.mean() + self.mean.var())
+        with np.errstate(all="ignore"):  # of values that are not finite it is not, either
+            return float(self.variance.mean() + self.mean.var())
 
     @functools.cached_property
     def finite(self) -> bool:
@@ -286,7 +288,7 @@ def _summarize_update(packing, number, update):
 
 def is_small(variable: keras.Variable) -> bool:
     """Whether all values are kept: those of gamma, beta, biases and gates."""
-    return len(variable.shape) <= 1 and (not variable.shape or variable.shape[0] <= SAMPLE)
+    return len(variable.shape) <= 1 and math.prod(variable.shape) <= SAMPLE
 
 
 def _rows(values, layer, mask):

@@ -98,21 +98,49 @@ class RunningStatistics(Rule):
         "nrm_keras.layers.BatchNormalization, whose running statistics warm up."
     )
 
+    def reset(self):
+        self._before, self._last, self._gaps = {}, 0, []
+
     def observe(self, observation):
-        found = []
+        updates = observation.step - observation.first.step
+        found, self._gaps = [], []
         for inputs in observation.reading.inputs:
+            if not inputs.layer.trainable:
+                continue  # frozen on purpose
             mean, variance = records.running_gap(inputs)
             gap = float(np.sqrt(np.mean(np.square(mean) + np.square(variance))))
+            finding = Finding(inputs.name, gap, _gap_text(mean, variance))
             if gap > self.threshold and np.isfinite(gap):
-                found.append(
-                    Finding(
-                        inputs.name,
-                        gap,
-                        f"Running means are {np.sqrt(np.mean(mean**2)):.2g} standard deviations from the batch's, variances "
-                        f"off by a factor of {np.exp(np.sqrt(np.mean(variance**2))):.2g} (root mean squares).",
-                    )
-                )
+                self._gaps.append(finding)
+                if self._is_still(inputs) and updates or _initial_share(inputs.layer, updates) < 0.05:
+                    found.append(finding)
+            self._before[inputs.name] = inputs.moving_mean
         return worst_first(found)
+
+    def end_epoch(self, epoch, logs):
+        """Where they still lag behind: only if it shows."""
+        value, train = logs.get("val_loss"), logs.get("loss")
+        if value is None or train is None or not value > 2 * train:
+            return None
+        return worst_first(self._gaps)
+
+    def _is_still(self, inputs):
+        return np.array_equal(self._before.get(inputs.name), inputs.moving_mean)
+
+
+def _initial_share(layer, updates):
+    """What is left of the initial values after so many updates."""
+    momentum = getattr(layer, "momentum", None)
+    if not isinstance(momentum, float) or getattr(layer, "warmup", False):
+        return 0.0 if updates >= 10 else 1.0
+    return momentum**updates
+
+
+def _gap_text(mean, variance):
+    return (
+        f"Running means are {np.sqrt(np.mean(mean**2)):.2g} standard deviations from the batch's, variances off by a "
+        f"factor of {np.exp(np.sqrt(np.mean(variance**2))):.2g} (root mean squares)."
+    )
 
 
 class SmallBatch(Rule):
