@@ -24,7 +24,8 @@ class Objective:
     Nothing of the model changes, whatever is called: variables, running statistics, seeds, metrics, optimizer. With
     `training=True`, the mode that is trained, normalizers use the batch's statistics, and dropout masks are those that
     the seeds gave when the objective was made. With `training=False` all is as at inference. Second derivatives are
-    right in both modes, which in training mode TensorFlow's are not, see `exact`.
+    right in both modes, which in training mode TensorFlow's are not, see `exact`. What a layer itself takes for a constant
+    stays one: batch renormalization's corrections, the vectors of spectral normalization.
 
     All in `values` and `vectors` is either a list like `variables` or one flat tensor, the variables one after the
     other; a gradient or product comes back in the same form, flat by default. `values=None` are the model's present
@@ -46,7 +47,8 @@ class Objective:
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: the model is not built, has no trainable variable or no loss.
+        ValueError: the model is not built, has no trainable variable or no loss; for second derivatives, it has a
+            normalizer in a `tf.function` of its own that was traced before.
 
     Example:
 
@@ -182,6 +184,7 @@ class Objective:
             tape.watch(values)
             loss, gradient = self._gradient_graph(values, batch)
         product = tape.gradient(gradient, values, output_gradients=vector, unconnected_gradients="zero")
+        exact.check(tf.compat.v1.get_default_graph())
         return loss, gradient, product
 
     def _forward(self, parts, batch):
