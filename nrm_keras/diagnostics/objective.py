@@ -41,6 +41,8 @@ class Objective:
             `loss(y, y_pred)` whose mean is taken, is instead all of the objective: nothing is added to it.
         variables: trainable `keras.Variable`s of the model; all by default.
 
+    On a GPU, Keras' LSTM and GRU have second derivatives with `use_cudnn=False` only.
+
     Dtypes: flat vectors and results are float64 if a variable is, and then so is the loss, whatever dtype the model's
     Keras losses have. Otherwise they are float32, which with layers that compute in float16 or bfloat16 says nothing of
     the precision: `compute_dtypes` tells. Gradients are never scaled.
@@ -171,21 +173,24 @@ class Objective:
         return self._forward(self.unflatten(values), batch)
 
     def _gradient_graph(self, values, batch):
+        loss, scaled = self._scaled_gradient(values, batch)
+        return loss, scaled / self._scale
+
+    def _product_graph(self, values, vector, batch):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss, scaled = self._scaled_gradient(values, batch)
+        product = tape.gradient(scaled, values, output_gradients=vector, unconnected_gradients="zero")
+        exact.check(tf.compat.v1.get_default_graph())
+        return loss, scaled / self._scale, product / self._scale
+
+    def _scaled_gradient(self, values, batch):
         parts = self.unflatten(values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parts)
             loss = self._forward(parts, batch)
             scaled = loss * self._scale
-        gradient = tape.gradient(scaled, parts, unconnected_gradients="zero")
-        return loss, self.flatten(gradient) / self._scale
-
-    def _product_graph(self, values, vector, batch):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            loss, gradient = self._gradient_graph(values, batch)
-        product = tape.gradient(gradient, values, output_gradients=vector, unconnected_gradients="zero")
-        exact.check(tf.compat.v1.get_default_graph())
-        return loss, gradient, product
+        return loss, self.flatten(tape.gradient(scaled, parts, unconnected_gradients="zero"))
 
     def _forward(self, parts, batch):
         x, y, sample_weight = batch
