@@ -113,7 +113,7 @@ def curvature(
     variables: Sequence[keras.Variable] | None = None,
     steps: int = 12,
     probes: int = 1,
-    tolerance: float = 0.02,
+    tolerance: float = 0.005,
     start: str = "rademacher",
     seed: int = 0,
 ) -> Curvature:
@@ -123,8 +123,9 @@ def curvature(
     a gradient. The model stays as it is. Second derivatives are right in training mode, see `Objective`.
 
     The largest Ritz value is a lower bound of the largest eigenvalue, and converges to it first. `largest_error` says that
-    some eigenvalue is that near: where the largest ones lie close together, it may be the next one. The defaults found
-    the largest within 5% on a residual network before and in training; a smaller tolerance with more steps is surer.
+    some eigenvalue is that near: where the largest ones lie close together, it may be the next one, and a run may seem to
+    have converged some steps before the largest one shows. Hence a tolerance far below the error it leaves: on a residual
+    network before and in training, 17 runs with the defaults were all within 2.5% of the largest, after 5 to 12 products.
 
     Args:
         model, x, y, sample_weight, training, loss, variables: see `Objective`. In training mode the function is the one
@@ -166,7 +167,7 @@ def curvature_of(
     *,
     steps: int = 12,
     probes: int = 1,
-    tolerance: float = 0.02,
+    tolerance: float = 0.005,
     start: str = "rademacher",
     seed: int = 0,
 ) -> Curvature:
