@@ -125,7 +125,7 @@ def curvature(
     The largest Ritz value is a lower bound of the largest eigenvalue, and converges to it first. `largest_error` says that
     some eigenvalue is that near: where the largest ones lie close together, it may be the next one, and a run may seem to
     have converged some steps before the largest one shows. Hence a tolerance far below the error it leaves: on a residual
-    network before and in training, 17 runs with the defaults were all within 2.5% of the largest, after 5 to 12 products.
+    network before and in training, 17 runs with the defaults were all within 2.5% of the largest, after 6 to 12 products.
 
     Args:
         model, x, y, sample_weight, training, loss, variables: see `Objective`. In training mode the function is the one
