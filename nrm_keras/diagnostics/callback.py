@@ -17,6 +17,7 @@ from nrm_keras.diagnostics.drift import Drift
 from nrm_keras.diagnostics.evidence import Evidence
 from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.probes import ProbedStep
+from nrm_keras.diagnostics.tensorboard import TensorBoardLog
 
 ALERTS = "alerts.jsonl"
 # Once the loss has leapt, this many steps are all looked at, to see where it breaks if it does.
@@ -47,6 +48,7 @@ class InternalStatistics(keras.callbacks.Callback):
         deep_every: steps between curvature, covariate shift by Santurkar's definition, gradient predictiveness, noise
             scale and train/inference gap on the probe batch; None: never. Each costs several steps.
         channels: whether the records have each channel's mean and variance.
+        tensorboard: directory for scalars and histograms, where TensorBoard is installed, or None.
         say: prints a line.
 
     Attributes:
@@ -86,6 +88,7 @@ class InternalStatistics(keras.callbacks.Callback):
         drift_every: int = 10,
         deep_every: int | None = None,
         channels: bool = True,
+        tensorboard: str | Path | None = None,
         say: Callable[[str], None] = print,
     ):
         super().__init__()
@@ -106,7 +109,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self.every, self.layers, self.budget = every, layers, budget
         self.path = None if path is None else Path(path)
         self.drift_every, self.deep_every, self.channels = drift_every, deep_every, channels
-        self.action, self._say = action, say
+        self.action, self.tensorboard, self._say = action, tensorboard, say
         self.alerts: list[Alert] = []
         self._rules = Alerts(alerts)
         self.probe = probe
@@ -127,6 +130,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self._drift = self._deep = self._before = None
         self._records = records.Records(self.path)
         self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
+        self._tensorboard = TensorBoardLog(self.tensorboard)
         self._evidence = Evidence(self.model, self.path, keep=self.action == "stop")
         self._watchable = type(self.model).make_train_function is keras.Model.make_train_function
         if not self._watchable:
@@ -187,6 +191,7 @@ class InternalStatistics(keras.callbacks.Callback):
             self._write([self.schedule.record()])
         self._records.close()
         self._alert_records.close()
+        self._tensorboard.close()
         self._say(f"InternalStatistics: {self.schedule}.")
 
     # Probing -----------------------------------------------------------------------------------------------------
@@ -246,6 +251,7 @@ class InternalStatistics(keras.callbacks.Callback):
             "gradient_norm": observation.gradient_norm,
         }
         self._write([summary, *records.of_reading(reading, self.model, self.channels)])
+        self._tensorboard.write_histograms(self._step, reading)
         self._raise_alerts(self._rules.observe(observation))
         return observation
 
@@ -262,7 +268,9 @@ class InternalStatistics(keras.callbacks.Callback):
 
     def _write(self, found):
         place = {"step": self._step, "epoch": self._epoch}
+        found = list(found)
         self._records.write([place | record for record in found])
+        self._tensorboard.write(self._step, found)
         self._evidence.remember_records(found)
 
     def _raise_alerts(self, alerts):

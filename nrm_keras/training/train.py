@@ -239,7 +239,8 @@ def _diagnostics(recipe, path: Path, say: Callable[[str], None]) -> list[keras.c
     if recipe.diagnostics is None:
         return []
     settings = recipe.diagnostics.model_dump(exclude_none=True, exclude_defaults=True)
-    return [InternalStatistics(path=path / run_directory.STATISTICS, say=say, **settings)]
+    files = {"path": path / run_directory.STATISTICS, "tensorboard": path / "tensorboard" / "diagnostics"}
+    return [InternalStatistics(**files, say=say, **settings)]
 
 
 def _tensorboard(path: Path) -> list[keras.callbacks.Callback]:

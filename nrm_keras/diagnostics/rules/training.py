@@ -36,7 +36,6 @@ class LossNotDecreasing(Rule):
 class NoGeneralization(Rule):
     name = "no_generalization"
     threshold = 1.0
-    patience = 2
     reason = "What is learned does not carry over to other examples."
     advice = "Look whether labels fit their examples and whether both splits are prepared alike; stop earlier, or regularize."
 
@@ -68,7 +67,7 @@ class NoGeneralization(Rule):
 class Overfitting(Rule):
     name = "overfitting"
     threshold = 1.0
-    patience = 3
+    epoch_patience = 3
     reason = "The model learns its examples by heart."
     advice = "Stop earlier, use augmentation, dropout or weight decay, or a smaller model."
 
