@@ -10,6 +10,13 @@ from nrm_keras.diagnostics.observation import Finding, Observation
 from nrm_keras.diagnostics.rules import RULES, Rule
 from nrm_keras.diagnostics.rules.base import Findings
 
+# What each setting of a rule must be, in words and as a test.
+CHECKS = {
+    "threshold": ("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)),
+    "patience": ("a positive integer", lambda value: type(value) is int and value >= 1),
+    "action": ('"log", "stop" or a function', lambda value: value in ("log", "stop") or callable(value)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Alert:
@@ -57,7 +64,8 @@ class Alerts:
             of "threshold", "patience" and "action"; the other rules are as they are.
 
     Raises:
-        ValueError: an unknown rule or setting.
+        ValueError: an unknown rule or setting, or a value that it can't have.
+        TypeError: settings of another type.
     """
 
     def __init__(self, settings: bool | dict = True):
@@ -123,21 +131,42 @@ def _alert(rule: Rule, step: int, findings: list[Finding]) -> Alert:
 def _checked(settings):
     if isinstance(settings, bool):
         return {}
+    if not isinstance(settings, dict):
+        raise TypeError(
+            "`alerts` must be True, False or a dictionary by rule. "
+            f'Received: {settings!r}. Pass for example {{"dead_units": {{"patience": 5}}}}.'
+        )
     names = [rule.name for rule in RULES]
     for name, setting in settings.items():
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"The rules are {', '.join(names)}."
-            raise ValueError(f"`alerts` must name rules that exist. Received: {name!r}. {hint}")
-        if isinstance(setting, bool):
-            continue
-        unknown = set(setting) - {"threshold", "patience", "action"}
-        if unknown:
-            raise ValueError(
-                f"A rule has a threshold, a patience and an action. Received: {', '.join(sorted(unknown))} for {name!r}. "
-                "Leave it out."
-            )
+            raise ValueError(f"`alerts` must name rules that exist. Received: {name!r}. {_hint(name, names)}")
+        if not isinstance(setting, bool):
+            _check_setting(name, setting)
     return {name: {} if setting is True else setting for name, setting in settings.items()}
+
+
+def _check_setting(rule, setting):
+    if not isinstance(setting, dict):
+        raise TypeError(
+            f"A rule's setting must be True, False or a dictionary. Received: {setting!r} for {rule!r}. "
+            f'Pass {{"threshold": {setting!r}}} if that is meant.'
+        )
+    for name, value in setting.items():
+        if name not in CHECKS:
+            raise ValueError(
+                "A rule has a threshold, a patience and an action. "
+                f"Received: {name!r} for {rule!r}. {_hint(name, list(CHECKS))}"
+            )
+        wanted, is_right = CHECKS[name]
+        if not is_right(value):
+            raise ValueError(
+                f"A rule's {name} must be {wanted}. Received: {name}={value!r} for {rule!r}. Pass such a one."
+            )
+
+
+def _hint(name, names):
+    near = difflib.get_close_matches(str(name), names, 1)
+    return f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(names)}."
 
 
 def _with_settings(cls: type[Rule], setting: dict | None) -> Rule:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from nrm_keras.diagnostics import records
+from nrm_keras.diagnostics import records, taps
 from nrm_keras.diagnostics.alerts import Alert, Alerts, Observation
 from nrm_keras.diagnostics.cost import Schedule
 from nrm_keras.diagnostics.deep import Deep
@@ -38,6 +38,7 @@ class InternalStatistics(keras.callbacks.Callback):
             `alerts.jsonl` beside it.
         probe: the fixed batch on which drift is measured: "first", the first training batch, or an array (or list or
             dictionary of arrays) x, a tuple (x, y), or a dataset, of which the first batch is taken; None: no drift.
+            Not the dataset that is trained on, if it shuffles: one batch more from it, and its next order is another.
         budget: in place of `every`, the share of the training time that watching may cost at most, such as 0.05. The first
             probed step with its trace is always made.
         alerts: True for all rules with their thresholds; False for none; or a dictionary by rule: False, or settings
@@ -93,7 +94,8 @@ class InternalStatistics(keras.callbacks.Callback):
     ):
         super().__init__()
         for name, value in (("every", every), ("drift_every", drift_every), ("deep_every", deep_every)):
-            if not (value is None and name == "deep_every") and not (isinstance(value, int) and value >= 1):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (value is None and name == "deep_every") and not (whole and value >= 1):
                 raise ValueError(
                     f"`{name}` must be a positive number of steps. Received: {name}={value!r}. Pass an integer such as 50."
                 )
@@ -101,6 +103,16 @@ class InternalStatistics(keras.callbacks.Callback):
             raise ValueError(
                 "`budget` must be a share of the training time between 0 and 1. "
                 f"Received: budget={budget!r}. Pass 0.05 for 5%, or None to probe every so many steps."
+            )
+        if isinstance(probe, str) and probe != "first":
+            raise ValueError(
+                '`probe` must be "first", arrays, a dataset or None. '
+                f"Received: probe={probe!r}. Pass x or (x, y) of one batch."
+            )
+        if probe is None and deep_every is not None:
+            raise ValueError(
+                "`deep_every` measures on the probe batch. "
+                f'Received: deep_every={deep_every} and probe=None. Pass probe="first", or (x, y) of one batch.'
             )
         if not callable(action) and action not in ("log", "stop"):
             raise ValueError(
@@ -114,7 +126,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self._rules = Alerts(alerts)
         self.probe = probe
         self.schedule = Schedule(every, budget)
-        self._probed_step = self._traced_for = None
+        self._probed_step = self._traced_for = self._drift = self._deep = None
 
     # Called by fit -----------------------------------------------------------------------------------------------
 
@@ -124,10 +136,12 @@ class InternalStatistics(keras.callbacks.Callback):
                 f"InternalStatistics needs the TensorFlow backend. Received: {keras.backend.backend()!r}. "
                 "Set KERAS_BACKEND=tensorflow, or leave the callback out."
             )
+        self.model.train_function = _plain(self.model.train_function)
         self.schedule = Schedule(self.every, self.budget)
         self._step, self._epoch, self._watchful_until = None, 0, 0
+        self._ran, self._probe, self._history = False, self.probe, self.model.history
         self._plain_function = None
-        self._drift = self._deep = self._before = None
+        self._before = None
         self._records = records.Records(self.path)
         self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
         self._tensorboard = TensorBoardLog(self.tensorboard)
@@ -140,7 +154,7 @@ class InternalStatistics(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._losses = epoch, Losses()
+        self._epoch, self._losses = epoch, Losses(self.model)
         if self._step is None:
             # only here: a callback that resumes a training has set the iterations by now
             self._step = self._deep_at = int(self.model.optimizer.iterations) if self.model.optimizer else 0
@@ -160,6 +174,7 @@ class InternalStatistics(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         seconds, began = time.perf_counter() - self._began, time.perf_counter()
+        self._ran = True
         self._step += batch - self._first_batch + 1
         loss = self._losses.add(batch + 1, logs)
         if not self._probing:
@@ -169,7 +184,7 @@ class InternalStatistics(keras.callbacks.Callback):
         observation = self._observe(loss)
         self.schedule.add_probe(seconds, time.perf_counter() - began)
         began = time.perf_counter()
-        if self._drift is not None and (self.schedule.probes - 1) % self.drift_every == 0:
+        if self._drift is not None and self.schedule.probes > 1 and (self.schedule.probes - 1) % self.drift_every == 0:
             self._write(self._drift.measure())
         if self._before is not None and observation.finite:
             self._write(self._deep.measure(self._before, observation.learning_rate))
@@ -200,7 +215,8 @@ class InternalStatistics(keras.callbacks.Callback):
         if self._step < self._watchful_until or self._is_deep_due():
             return True
         steps = self.model.steps_per_execution
-        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        optimizer = taps.inner_optimizer(self.model.optimizer)
+        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         if accumulated > 1 and (self._step + steps) % accumulated >= steps:
             return False  # a step that only adds up gradients shows no update
         return self.schedule.due(self._step, max(steps, accumulated))
@@ -216,10 +232,12 @@ class InternalStatistics(keras.callbacks.Callback):
 
     def _prepare(self):
         """Makes the probed step, once the model has all its layers; whether it is there."""
+        if _plain(self.model.train_function) is not self.model.train_function:
+            return False  # another one of these is at it
         if self._probed_step is not None and self._traced_for is self.model.train_function:
-            return True  # from an earlier fit
-        self._probed_step = None
-        if all(layer.built for layer in self.model.layers):
+            return True  # from an earlier fit, whose drift goes on
+        self._probed_step = self._drift = self._deep = None
+        if self._ran or all(layer.built for layer in self.model.layers):
             self._places = Places(self.model, self.layers)
             self._probed_step, self._traced_for = ProbedStep(self.model, self._places), self.model.train_function
         return self._probed_step is not None
@@ -227,7 +245,8 @@ class InternalStatistics(keras.callbacks.Callback):
     def _probed_function(self, iterator):
         # The plain function is back whatever happens: `fit` ends without a word to its callbacks on an exception.
         try:
-            return self._probed_step(iterator)
+            is_this_fit = self.model.history is self._history
+            return (self._probed_step if is_this_fit else self._plain_function)(iterator)
         finally:
             self._put_plain_function_back()
 
@@ -239,8 +258,8 @@ class InternalStatistics(keras.callbacks.Callback):
 
     def _observe(self, loss):
         reading = self._probed_step.read()
-        if self._drift is None and self.probe is not None:
-            self._drift = Drift(self.model, self._places, self.probe, reading.batch)
+        if self._drift is None and self._probe is not None:
+            self._begin_drift(reading.batch)
         observation = Observation(self.model, self._step, self._epoch, reading, loss)
         if observation.finite:
             self._evidence.keep_copies()
@@ -254,6 +273,20 @@ class InternalStatistics(keras.callbacks.Callback):
         self._tensorboard.write_histograms(self._step, reading)
         self._raise_alerts(self._rules.observe(observation))
         return observation
+
+    def _begin_drift(self, batch):
+        drift = Drift(self.model, self._places, self._probe, batch)
+        try:
+            self._write(drift.measure())
+        except Exception as error:
+            if not isinstance(self._probe, str):
+                raise
+            # A train_step of one's own may feed the model with something else than the batch.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._say(f"InternalStatistics: no drift, the model does not take the training batch: {reason}")
+            self._probe = None
+        else:
+            self._drift = drift
 
     def _look_at_loss(self, loss):
         """What no probe was there to see: a loss that is not finite, or one that leaps and may soon be so."""
@@ -287,10 +320,18 @@ class InternalStatistics(keras.callbacks.Callback):
                 self.model.stop_training = True
 
 
-class Losses:
-    """The loss of each step of an epoch, from the running mean that `fit` reports."""
+def _plain(train_function):
+    """What an exception may have left in its place, between the beginning of a step and the step."""
+    while isinstance(getattr(train_function, "__self__", None), InternalStatistics):
+        train_function = train_function.__self__._plain_function
+    return train_function
 
-    def __init__(self):
+
+class Losses:
+    """The loss of each step of an epoch, from what `fit` reports: a running mean, or what a train_step of one's own says."""
+
+    def __init__(self, model: keras.Model):
+        self._model, self._is_mean = model, None
         self._steps, self._sum = 0, 0.0
         self._last: deque = deque(maxlen=20)
 
@@ -298,11 +339,17 @@ class Losses:
         """The mean loss of the steps since the last call; None where the train_step reports none."""
         if not logs or "loss" not in logs:
             return None
+        if self._is_mean is None:
+            self._is_mean = self._reports_mean(float(logs["loss"]))
         total = float(logs["loss"]) * steps
-        loss = (total - self._sum) / max(steps - self._steps, 1)
+        loss = (total - self._sum) / max(steps - self._steps, 1) if self._is_mean else float(logs["loss"])
         self._steps, self._sum = steps, total
         self._last.append(loss)
         return loss
+
+    def _reports_mean(self, loss):
+        results = [float(metric.result()) for metric in self._model.metrics if metric.name == "loss"]
+        return any(math.isnan(result) or math.isclose(result, loss, rel_tol=1e-4) for result in results)
 
     def leaps(self) -> bool:
         """Whether the last loss is far above those before."""

@@ -84,6 +84,8 @@ class Schedule:
         }
 
     def __str__(self):
+        if len(self._plain) < COMPARABLE:
+            return f"{self.probes} probed steps, {self.first_seconds:.1f} s for the first; no plain ones to compare them with"
         return (
             f"watching cost {100 * self.share:.1f}% of {self.elapsed:.1f} s: {self.probes} probed steps, "
             f"{self.first_seconds:.1f} s for the first with its trace, {self.later_seconds:.1f} s for all others"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nrm_keras.diagnostics import curvature, noise, shift, weights
+from nrm_keras.diagnostics import curvature, noise, shift, taps, weights
 from nrm_keras.diagnostics.objective import Objective
 
 SHIFT_LAYERS = 4
@@ -61,7 +61,7 @@ class Deep:
     def _curvature(self, learning_rate):
         found = curvature.curvature_of(self._objective)
         self.products += found.products
-        momentum = getattr(self._model.optimizer, "momentum", 0.0)
+        momentum = getattr(taps.inner_optimizer(self._model.optimizer), "momentum", 0.0)
         momentum = momentum if isinstance(momentum, float) and 0 <= momentum < 1 else 0.0
         return {
             "mode": found.mode,
@@ -111,7 +111,7 @@ class Deep:
         """Of the weights whose scale does not matter, which is found out the first time."""
         if self._invariant is None:
             self._invariant = weights.scale_invariant(self._objective)
-        optimizer = self._model.optimizer
+        optimizer = taps.inner_optimizer(self._model.optimizer)
         sgd = isinstance(optimizer, keras.optimizers.SGD)
         gradients = self._objective.unflatten(self._objective.gradient())
         for variable, gradient in zip(self._objective.variables, gradients, strict=True):

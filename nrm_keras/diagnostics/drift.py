@@ -46,7 +46,7 @@ def probe_batch(probe, first: tuple) -> tuple:
             raise ValueError(
                 f'`probe` must be "first", arrays or a dataset. Received: probe={probe!r}. Pass x or (x, y) of one batch.'
             )
-        return first
+        return keras.utils.unpack_x_y_sample_weight(first)
     if isinstance(probe, (np.ndarray, list, dict)) or keras.ops.is_tensor(probe):
         return probe, None, None
     if isinstance(probe, tuple):

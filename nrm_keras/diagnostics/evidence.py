@@ -1,10 +1,10 @@
 """What is kept of a training that is stopped: weights, the last records, and why."""
 
-import json
 from collections import deque
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from nrm_keras.diagnostics.records import to_line
@@ -48,16 +48,22 @@ class Evidence:
         """
         folder = self._free_folder(f"{alert.rule}-{alert.step}")
         folder.mkdir(parents=True)
-        (folder / "alert.json").write_text(json.dumps(alert.record(), indent=2) + "\n", "utf-8")
+        (folder / "alert.json").write_text(to_line(alert.record()), "utf-8")
         (folder / "statistics.jsonl").write_text("".join(map(to_line, self._records)), "utf-8")
         self._model.save_weights(folder / "stopped.weights.h5")
         done = f"Stopped. Evidence is in {folder}"
-        if alert.rule == "non_finite" and self._finite:
-            for variable, value in self._finite:
+        finite = self._finite or self._candidate_if_finite()
+        if alert.rule == "non_finite" and finite:
+            for variable, value in finite:
                 variable.assign(value)
             self._model.save_weights(folder / "last_finite.weights.h5")
             done += "; the model has its last finite weights back"
         return done + "."
+
+    def _candidate_if_finite(self):
+        """What the very first step began with, where it is the batch that was not finite."""
+        values = [value for _, value in self._candidate or () if value.dtype.is_floating]
+        return self._candidate if values and all(np.isfinite(value).all() for value in values) else None
 
     def _variables(self):
         return [*self._model.variables, *(self._model.optimizer.variables if self._model.optimizer else ())]

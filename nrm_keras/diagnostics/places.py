@@ -17,6 +17,8 @@ ACTIVATIONS = (
     keras.layers.ELU,
     keras.layers.Softmax,
 )
+# They call what is inside of them once for each time, in a graph of its own.
+LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
 class Place(NamedTuple):
@@ -28,7 +30,7 @@ class Place(NamedTuple):
     @property
     def weights(self) -> list[keras.Variable]:
         """The layer's weights, without those of layers inside that are places of their own."""
-        if isinstance(self.layer, keras.layers.RNN):
+        if isinstance(self.layer, LOOPS):
             return self.layer.weights
         return [*self.layer._trainable_variables, *self.layer._non_trainable_variables]
 
@@ -119,12 +121,22 @@ def is_activation(layer: keras.layers.Layer) -> bool:
 
 def _candidates(layer, prefix: str) -> Iterator[Place]:
     for part in layer._flatten_layers(include_self=False, recursive=False):
-        # what is inside of a recurrent layer is called in its loop, out of sight
         inside = "" if isinstance(part, keras.Model) else f"{prefix}{part.name}/"
-        inner = [] if isinstance(part, keras.layers.RNN) else list(_candidates(part, inside))
+        inner = [] if isinstance(part, LOOPS) else list(_candidates(part, inside))
         if not inner or part._trainable_variables or part._non_trainable_variables:
             yield Place(prefix + part.name, part)
         yield from inner
+
+
+def _names(paths):
+    """Of each layer its name, where that is another's too its path, and behind a colon its number if need be."""
+    counts = collections.Counter(layer.name for layer in paths)
+    named, seen = {}, collections.Counter()
+    for layer, path in paths.items():
+        name = layer.name if counts[layer.name] == 1 else path
+        seen[name] += 1
+        named[layer] = name if seen[name] == 1 else f"{name}:{seen[name]}"
+    return named
 
 
 def _matters(layer):

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from nrm_keras.diagnostics import taps
-from nrm_keras.diagnostics.places import Places
+from nrm_keras.diagnostics.places import LOOPS, Places
 from nrm_keras.diagnostics.units import CAN_DIE, activation_kind
 from nrm_keras.layers import backend
+from nrm_keras.surgery.structure import is_normalizer
 
 SAMPLE = 2048
 # Steps through the values in an order that meets every channel, whatever their number: a prime above any usual one.
@@ -125,11 +126,12 @@ class Packing:
             self.add((key, name), value)
 
     def sample(self, values) -> tf.Tensor:
-        """At most 2,048 of the values, repeated where there are fewer."""
+        """2,048 of the values; where there are fewer, NaN for those that lack."""
         known = values.shape.num_elements()
         if known not in self._indices or known is None:
             self._indices[known] = tf.range(SAMPLE) * STRIDE % tf.maximum(tf.size(values), 1)
-        return tf.gather(tf.reshape(values, [-1]), self._indices[known])
+        chosen = tf.gather(tf.reshape(values, [-1]), self._indices[known])
+        return tf.where(tf.range(SAMPLE) < tf.size(values), chosen, np.nan)
 
     def vector(self) -> tf.Tensor:
         return tf.concat(self._parts, 0) if self._parts else tf.zeros((0,))
@@ -154,7 +156,8 @@ class ProbedStep:
         self._function = model._make_function(self._step)
         self._optimizers = taps.optimizers_of(model)
         self._outcome = None
-        self._packing, self._calls, self._inputs, self._variables = None, [], [], []
+        # One for each trace, and there may be several: of (packing, calls, inputs, variables), what the numbers mean.
+        self._traces: list[tuple] = []
 
     def __call__(self, iterator):
         with taps.hooks(self._places.candidates, self._optimizers):
@@ -163,11 +166,12 @@ class ProbedStep:
 
     def read(self) -> Reading:
         """What the last step showed; waits until the step is done."""
-        vectors, batch = self._outcome
-        replicas = [self._packing.unpack(row) for row in np.asarray(vectors)]
+        vectors, batch, trace = self._outcome
+        packing, calls, inputs, variables = self._traces[int(trace)]
+        replicas = [packing.unpack(row) for row in np.asarray(vectors)]
         loss = sum(float(r["loss"][0]) for r in replicas) if "loss" in replicas[0] else None
-        weights = [_weight(key, variable, replicas[0]) for key, variable in self._variables]
-        return Reading(loss, _activations(self._calls, replicas), weights, _inputs(self._inputs, replicas), batch)
+        weights = [_weight(key, variable, replicas[0]) for key, variable in variables]
+        return Reading(loss, _activations(calls, replicas), weights, _inputs(inputs, replicas), batch)
 
     def _step(self, data):
         factors = {id(o): type(o).scale_loss(o, tf.ones(())) for o in self._optimizers}
@@ -177,16 +181,19 @@ class ProbedStep:
         if recorder.loss is not None:
             packing.add("loss", recorder.loss)
         calls = self._places.choose(recorder.calls)
-        names = summarize(packing, calls, self._places)
-        inputs = summarize_inputs(packing, calls, recorder.calls, self._places)
+        axes = channel_axes(recorder.calls)
+        names = summarize(packing, calls, axes, self._places)
+        inputs = summarize_inputs(packing, calls, recorder.calls, axes, self._places)
         variables: list = []
         for number, update in enumerate(recorder.updates):
             variables += _summarize_update(packing, number, update)
         packing.add("factors", tf.stack([1.0, *(factors[id(update.optimizer)] for update in recorder.updates)]))
         packing.add("factor", factors.get(id(self._model.optimizer), tf.ones(())))
-        # Python's side of the trace: what the numbers mean
-        self._packing, self._calls, self._inputs, self._variables = packing, names, inputs, variables
-        return logs, _of_all_replicas(packing.vector()[None]), keras.tree.map_structure(_of_all_replicas, data)
+        if tf.executing_eagerly():
+            self._traces.clear()
+        self._traces.append((packing, names, inputs, variables))
+        batch = keras.tree.map_structure(_of_all_replicas, data)
+        return logs, _of_all_replicas(packing.vector()[None]), batch, tf.constant(len(self._traces) - 1)
 
 
 class Forward:
@@ -208,20 +215,22 @@ class Forward:
             self._model(x, **({"training": True} if self._model._call_has_training_arg else {}))
         packing = Packing()
         calls = self._places.choose(recorder.calls)
-        self._packing, self._calls = packing, summarize(packing, calls, self._places)
+        self._packing = packing
+        self._calls = summarize(packing, calls, channel_axes(recorder.calls), self._places)
         packing.add("factor", tf.ones(()))
         return packing.vector()
 
 
 def is_random(layer: keras.layers.Layer) -> bool:
     """Whether the layer draws random numbers in training, as dropout does."""
-    return any(isinstance(value, keras.random.SeedGenerator) for value in vars(layer).values())
+    layers = layer._flatten_layers() if isinstance(layer, LOOPS) else [layer]
+    return any(isinstance(value, keras.random.SeedGenerator) for part in layers for value in vars(part).values())
 
 
 # In the graph --------------------------------------------------------------------------------------------------------
 
 
-def summarize(packing: Packing, calls: Sequence[taps.Call], places: Places) -> list[tuple]:
+def summarize(packing: Packing, calls: Sequence[taps.Call], axes: dict, places: Places) -> list[tuple]:
     """Packs what is kept of the calls; returns (name, layer, kind) of each."""
     seen: dict = {}
     described = []
@@ -230,7 +239,7 @@ def summarize(packing: Packing, calls: Sequence[taps.Call], places: Places) -> l
         name = places.name(call.layer) + (f"#{count}" if count > 1 else "")
         kind = activation_kind(call.layer)
         described.append((name, type(call.layer).__name__, kind))
-        values, mask = _rows(call.output, call.layer, call.mask)
+        values, mask = _rows(call.output, axes[id(call.output)], call.mask)
         packing.add_moments(number, values, mask)
         if kind in CAN_DIE:
             packing.add((number, "maximum"), tf.reduce_max(_masked(values, mask, values.dtype.min), 0))
@@ -241,20 +250,21 @@ def summarize(packing: Packing, calls: Sequence[taps.Call], places: Places) -> l
     return described
 
 
-def summarize_inputs(packing: Packing, chosen, calls, places: Places) -> list[tuple]:
+def summarize_inputs(packing: Packing, chosen, calls, axes: dict, places: Places) -> list[tuple]:
     """Packs moments of what layers with running statistics get, and those statistics as they are after the step.
 
-    The moments of a chosen call's output are there already.
+    The moments of a chosen call's output are there already, if it has its channels on the same axis.
     """
-    known = {id(call.output): number for number, call in enumerate(chosen)}
+    known = {(id(call.output), axes[id(call.output)]): number for number, call in enumerate(chosen)}
     described = []
     for number, call in enumerate(calls):
         if not has_running_statistics(call.layer) or not isinstance(call.input, tf.Tensor):
             continue
-        key = known.get(id(call.input))
+        axis = axes[id(call.output)]
+        key = known.get((id(call.input), axis))
         if key is None:
             key = f"inputs {number}"
-            packing.add_moments(key, *_rows(call.input, call.layer, getattr(call.input, "_keras_mask", None)))
+            packing.add_moments(key, *_rows(call.input, axis, getattr(call.input, "_keras_mask", None)))
         packing.add((number, "moving_mean"), call.layer.moving_mean)
         packing.add((number, "moving_variance"), call.layer.moving_variance)
         described.append((key, number, call.layer, places.name(call.layer)))
@@ -291,24 +301,49 @@ def is_small(variable: keras.Variable) -> bool:
     return len(variable.shape) <= 1 and math.prod(variable.shape) <= SAMPLE
 
 
-def _rows(values, layer, mask):
-    """The values as float32 of shape (rows, channels), and the mask, if any, as (rows, 1)."""
+def channel_axes(calls: Sequence[taps.Call]) -> dict[int, int]:
+    """The axis of the channels of each call's output, by the output's id.
+
+    Layers that have no opinion, such as activations, have their channels where their inputs have them.
+    """
+    axes: dict[int, int] = {}
+    for call in calls:
+        rank = call.output.shape.rank
+        axis = _own_axis(call.layer, rank)
+        if axis is None:
+            same_rank = isinstance(call.input, tf.Tensor) and call.input.shape.rank == rank
+            axis = axes.get(id(call.input), rank - 1) if same_rank else rank - 1
+        axes[id(call.output)] = axis
+    return axes
+
+
+def _own_axis(layer, rank: int) -> int | None:
+    if is_normalizer(layer) or has_running_statistics(layer):
+        axis = getattr(layer, "axis", -1)
+        return axis % rank if isinstance(axis, int) else rank - 1
+    data_format = getattr(layer, "data_format", None)
+    if data_format is not None:
+        return 1 if data_format == "channels_first" and rank > 2 else rank - 1
+    return rank - 1 if layer.weights else None
+
+
+def _rows(values, axis, mask):
+    """The values as float32 of shape (rows, channels), and the mask, if any, as (rows, 1).
+
+    Where the number of channels differs from batch to batch, as with attention scores, all are one channel.
+    """
     values = tf.cast(values, tf.float32)
-    axis = _channel_axis(layer, values.shape.rank)
-    if mask is not None and mask.shape.rank == values.shape.rank - 1 and axis == values.shape.rank - 1:
-        mask = tf.reshape(mask, (-1, 1))
-    else:
+    last = values.shape.rank - 1
+    channels = 1 if values.shape[axis] is None else values.shape[axis]
+    if mask is None or mask.shape.rank > last or axis != last:
         mask = None
-    if axis != values.shape.rank - 1:
+    else:
+        rank = last + (values.shape[axis] is None)
+        mask = mask[(..., *[None] * (rank - mask.shape.rank))]
+        mask = tf.reshape(tf.broadcast_to(mask, tf.shape(values)[:rank]), (-1, 1))
+    if axis != last:
         values = tf.experimental.numpy.moveaxis(values, axis, -1)
-    return tf.reshape(values, (-1, values.shape[-1])), mask
-
-
-def _channel_axis(layer, rank: int) -> int:
-    axis = getattr(layer, "axis", -1)
-    if getattr(layer, "data_format", None) == "channels_first" and rank > 2:
-        axis = 1
-    return axis % rank if isinstance(axis, int) else rank - 1
+    return tf.reshape(values, (-1, channels)), mask
 
 
 def _masked(values, mask, otherwise):
@@ -359,9 +394,7 @@ def _activations(described, replicas) -> list[Activation]:
 def _activation(number, name, type_, kind, replicas):
     values, mean, variance = _moments_of(replicas, number)
     maxima = [r[number, "maximum"] for r in replicas if (number, "maximum") in r]
-    # of fewer values than there is room for, each came more than once
-    samples = [r[number, "sample"][: int(r[number, "values"][0] * len(mean))] for r in replicas]
-    sample = np.concatenate([s[: SAMPLE // len(samples)] for s in samples]) if len(samples) > 1 else samples[0]
+    sample = np.concatenate([r[number, "sample"][: SAMPLE // len(replicas)] for r in replicas])
     norm = rms = None
     if (number, "gradient") in replicas[0]:
         norm = float(np.sqrt(2 * sum(r[number, "gradient"][0] for r in replicas)) / replicas[0]["factor"][0])

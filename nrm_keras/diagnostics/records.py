@@ -169,12 +169,14 @@ def _ratio(one, other):
 
 def _json(value) -> str:
     """Numbers to six digits, those of arrays to four."""
-    if isinstance(value, float):  # NumPy's float64 is one
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else "null"
     if isinstance(value, np.ndarray):
         text = ", ".join(["%.4g"] * value.size) % tuple(value.tolist())
-        return f"[{text if np.isfinite(value).all() else _without_nan(text)}]"
-    return json.dumps(value.item() if isinstance(value, np.generic) else value)
+        return f"[{text if math.isfinite(value.sum()) else _without_nan(text)}]"
+    return json.dumps(value)
 
 
 def _without_nan(text):

@@ -48,7 +48,10 @@ class Recorder:
         # Tensors of a loop or a nested function are not there at the end of the step.
         if not _is_activation_tensor(first) or _graph() is not self._graph:
             return outputs
-        call = Call(layer, next(iter(keras.tree.flatten(inputs)), None), None)
+        call = Call(layer, next(iter(keras.tree.flatten(inputs)), None), first)
+        self.calls.append(call)
+        if _is_raw_probability(first):
+            return outputs
 
         @tf.custom_gradient
         def listen(values):
@@ -59,8 +62,7 @@ class Recorder:
 
             return tf.identity(values), gradient
 
-        call.output = listen(first)
-        self.calls.append(call)
+        call.output = _with_attributes(listen(first), first)
         return keras.tree.pack_sequence_as(outputs, [call.output, *flat[1:]])
 
 
@@ -106,6 +108,11 @@ def optimizers_of(model: keras.Model) -> list:
     """The model's optimizers: the one it is compiled with, and others that a train_step of its own may use."""
     found = [model.optimizer, *vars(model).values()]
     return list({id(o): o for o in found if isinstance(o, keras.optimizers.Optimizer)}.values())
+
+
+def inner_optimizer(optimizer):
+    """The one that has the settings, inside the one that scales the loss in mixed precision."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 @contextlib.contextmanager
@@ -161,6 +168,22 @@ def _overheard(original):
         return original(loss)
 
     return scale_loss
+
+
+def _with_attributes(values, original):
+    """The values with what Keras hangs on a tensor: its mask, and the logits that the loss reads in its place."""
+    for name in ("_keras_mask", "_keras_logits"):
+        attribute = getattr(original, name, None)
+        if attribute is not None:
+            setattr(values, name, attribute)
+    return values
+
+
+def _is_raw_probability(values) -> bool:
+    """Whether Keras' losses would look at what made the values, and find the logits there: it must stay where it is."""
+    if _graph() is None or hasattr(values, "_keras_logits"):
+        return False
+    return values.op.type in ("Softmax", "Sigmoid")
 
 
 def _graph():
