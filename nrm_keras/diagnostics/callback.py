@@ -45,7 +45,7 @@ class InternalStatistics(keras.callbacks.Callback):
             such as `{"dead_units": {"threshold": 0.7, "patience": 5}}`. See `nrm_keras.diagnostics.alerts.RULES`.
         action: what an alert does: "log" prints it; "stop" writes a checkpoint and what is known, and ends the
             training, with the last finite weights where it had become NaN; or a function of the `Alert`.
-        drift_every: probed steps between measurements of drift; also at each epoch's end.
+        drift_every: steps between measurements of drift, a forward pass; also at each epoch's end.
         deep_every: steps between curvature, covariate shift by Santurkar's definition, gradient predictiveness, noise
             scale and train/inference gap on the probe batch; None: never. Each costs several steps.
         channels: whether the records have each channel's mean and variance.
@@ -86,7 +86,7 @@ class InternalStatistics(keras.callbacks.Callback):
         alerts: bool | dict = True,
         *,
         action: str | Callable[[Alert], None] = "log",
-        drift_every: int = 10,
+        drift_every: int = 500,
         deep_every: int | None = None,
         channels: bool = True,
         tensorboard: str | Path | None = None,
@@ -139,9 +139,9 @@ class InternalStatistics(keras.callbacks.Callback):
         self.model.train_function = _plain(self.model.train_function)
         self.schedule = Schedule(self.every, self.budget)
         self._step, self._epoch, self._watchful_until = None, 0, 0
-        self._ran, self._probe, self._history = False, self.probe, self.model.history
-        self._plain_function = None
-        self._before = None
+        self._ran, self._late = False, False
+        self._probe, self._history = self.probe, self.model.history
+        self._plain_function = self._before = None
         self._records = records.Records(self.path)
         self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
         self._tensorboard = TensorBoardLog(self.tensorboard)
@@ -157,13 +157,15 @@ class InternalStatistics(keras.callbacks.Callback):
         self._epoch, self._losses = epoch, Losses(self.model)
         if self._step is None:
             # only here: a callback that resumes a training has set the iterations by now
-            self._step = self._deep_at = int(self.model.optimizer.iterations) if self.model.optimizer else 0
+            self._step = self._deep_at = self._drift_at = _iterations(self.model)
             self._raise_alerts(self._rules.begin(self.model, self._step))
 
     def on_train_batch_begin(self, batch, logs=None):
         self._first_batch = batch
         self._put_plain_function_back()
-        self._probing = self._watchable and self._is_due() and self._prepare()
+        due = self._watchable and self._is_due()
+        self._probing = due and self._prepare()
+        self._late = due and not self._probing
         if self._probing:
             began = time.perf_counter()
             self._evidence.copy_weights()
@@ -184,8 +186,8 @@ class InternalStatistics(keras.callbacks.Callback):
         observation = self._observe(loss)
         self.schedule.add_probe(seconds, time.perf_counter() - began)
         began = time.perf_counter()
-        if self._drift is not None and self.schedule.probes > 1 and (self.schedule.probes - 1) % self.drift_every == 0:
-            self._write(self._drift.measure())
+        if self._drift is not None and self._step - self._drift_at >= self.drift_every:
+            self._measure_drift()
         if self._before is not None and observation.finite:
             self._write(self._deep.measure(self._before, observation.learning_rate))
             self._deep_at = self._step
@@ -195,7 +197,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self._put_plain_function_back()
         if self._drift is not None:
             began = time.perf_counter()
-            self._write(self._drift.measure())
+            self._measure_drift()
             self._drift.end_epoch()
             self.schedule.add(time.perf_counter() - began)
         self._raise_alerts(self._rules.end_epoch(self._step, epoch, logs or {}))
@@ -219,7 +221,7 @@ class InternalStatistics(keras.callbacks.Callback):
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         if accumulated > 1 and (self._step + steps) % accumulated >= steps:
             return False  # a step that only adds up gradients shows no update
-        return self.schedule.due(self._step, max(steps, accumulated))
+        return self._late or self.schedule.due(self._step, max(steps, accumulated))
 
     def _is_deep_due(self):
         labelled = self._drift is not None and self._drift.batch[1] is not None
@@ -269,10 +271,14 @@ class InternalStatistics(keras.callbacks.Callback):
             "learning_rate": observation.learning_rate,
             "gradient_norm": observation.gradient_norm,
         }
-        self._write([summary, *records.of_reading(reading, self.model, self.channels)])
+        self._write([summary, *records.of_reading(reading, self._places, self.channels)])
         self._tensorboard.write_histograms(self._step, reading)
         self._raise_alerts(self._rules.observe(observation))
         return observation
+
+    def _measure_drift(self):
+        self._write(self._drift.measure())
+        self._drift_at = self._step
 
     def _begin_drift(self, batch):
         drift = Drift(self.model, self._places, self._probe, batch)
@@ -318,6 +324,10 @@ class InternalStatistics(keras.callbacks.Callback):
             if action == "stop":
                 self._say(self._evidence.write(alert))
                 self.model.stop_training = True
+
+
+def _iterations(model):
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations)) if model.optimizer else 0
 
 
 def _plain(train_function):

@@ -94,7 +94,7 @@ def diagnose(
     if not batches:
         raise ValueError("`dataset` must have a batch at least. Received: none. Look whether it was read to its end.")
     with left_alone(model):
-        watch = InternalStatistics(every=1, layers=layers, drift_every=steps, say=lambda line: None)
+        watch = InternalStatistics(every=1, layers=layers, probe=None, say=lambda line: None)
         model.fit(_Repeated(batches, steps), verbose=0, callbacks=[watch], shuffle=False)
     findings = list(watch.alerts)
     report = None

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from nrm_keras.diagnostics import units
-from nrm_keras.diagnostics.places import places_of
+from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.probes import Activation, Inputs, Reading, Weight
 from nrm_keras.layers import AdaptiveNormalization
 
@@ -56,7 +56,7 @@ def to_line(record: dict) -> str:
     return "{" + ", ".join([f'"{key}": {_json(value)}' for key, value in record.items()]) + "}\n"
 
 
-def of_reading(reading: Reading, model: keras.Model, channels: bool) -> Iterator[dict]:
+def of_reading(reading: Reading, places: Places, channels: bool) -> Iterator[dict]:
     """The records of one probed step."""
     for activation in reading.activations:
         yield of_activation(activation, channels)
@@ -64,9 +64,9 @@ def of_reading(reading: Reading, model: keras.Model, channels: bool) -> Iterator
         yield of_weight(weight)
     for inputs in reading.inputs:
         yield of_running_statistics(inputs)
-    for name, layer in places_of(model):
+    for layer in places.candidates:
         if isinstance(layer, AdaptiveNormalization) and layer.built:
-            yield of_gate(name, layer)
+            yield of_gate(places.name(layer), layer)
 
 
 def of_activation(activation: Activation, channels: bool) -> dict:
@@ -175,7 +175,9 @@ def _json(value) -> str:
         return f"{value:.6g}" if math.isfinite(value) else "null"
     if isinstance(value, np.ndarray):
         text = ", ".join(["%.4g"] * value.size) % tuple(value.tolist())
-        return f"[{text if math.isfinite(value.sum()) else _without_nan(text)}]"
+        with np.errstate(over="ignore"):  # a sum beyond float64 only costs a look at each number
+            total = value.sum()
+        return f"[{text if math.isfinite(total) else _without_nan(text)}]"
     return json.dumps(value)
 
 

@@ -23,6 +23,6 @@ RULE_NAMES = (
     "small_batch",
     "running_statistics",
     "loss_not_decreasing",
-    "no_generalization",
+    "no_better_than_constant",
     "overfitting",
 )

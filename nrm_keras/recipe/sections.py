@@ -333,7 +333,7 @@ class Diagnostics(Section):
     layers: tuple[Name, ...] | None = Field(None, description="names or patterns of layers; null: those that matter")
     alerts: bool | RuleChoices = Field(True, description="whether, or with which rules, to say what is wrong")
     action: Literal["log", "stop"] = Field("log", description="what an alert does: print it, or end the training")
-    drift_every: PositiveInt = Field(10, description="probed steps between measurements of drift on a fixed batch")
+    drift_every: PositiveInt = Field(500, description="steps between measurements of drift; also at each epoch's end")
     deep_every: PositiveInt | None = Field(None, description="steps between measurements of curvature and the like")
     channels: bool = Field(True, description="record each channel's mean and variance")
 

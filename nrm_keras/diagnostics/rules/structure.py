@@ -167,10 +167,10 @@ def _is_fresh(layer, variable):
     name = "embeddings" if isinstance(layer, keras.layers.Embedding) else variable.name
     initializer = getattr(layer, f"{name}_initializer", None)
     bias = getattr(layer, "bias", None)
-    if initializer is None or bias is not None and np.any(np.asarray(bias.value)):
+    if initializer is None or bias is not None and np.any(keras.ops.convert_to_numpy(bias)):
         return False
     drawn = np.asarray(keras.ops.convert_to_numpy(initializer.clone()(variable.shape)), "float64")
-    values = np.asarray(variable.value, "float64")
+    values = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
     spread = 4 * np.sqrt(2 / values.size)
     return bool(
         np.abs(values).max() <= 1.2 * np.abs(drawn).max()
