@@ -1,4 +1,4 @@
-"""Normalization for Keras: adaptive layers, recipes and exact training runs.
+"""Normalization for Keras: adaptive layers, diagnostics, recipes and exact training runs.
 
 Names are imported at first use, so that `import nrm_keras` alone does not import TensorFlow. Once Keras is imported, before or
 behind it, the layers are registered, and `keras.models.load_model` finds them.
@@ -12,6 +12,7 @@ from nrm_keras.version import __version__
 
 if TYPE_CHECKING:
     from nrm_keras import callbacks, layers
+    from nrm_keras.diagnostics.diagnosis import diagnose
     from nrm_keras.registry import register
     from nrm_keras.runs.run import Run
     from nrm_keras.surgery import recalibrate, swap_normalization
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "__version__",
     "callbacks",
+    "diagnose",
     "layers",
     "load",
     "load_model",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOME = {
     "callbacks": "nrm_keras.callbacks",
+    "diagnose": "nrm_keras.diagnostics.diagnosis",
     "layers": "nrm_keras.layers",
     "register": "nrm_keras.registry",
     "Run": "nrm_keras.runs.run",

@@ -2,12 +2,13 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import keras
 
 from nrm_keras.diagnostics.observation import Finding, Observation
 from nrm_keras.diagnostics.rules import RULES, Rule
+from nrm_keras.diagnostics.rules.base import Findings
 
 # What each setting of a rule must be, in words and as a test.
 CHECKS = {
@@ -84,39 +85,39 @@ class Alerts:
         self._streaks, self._said, self._first = {}, set(), None
         for rule in self._rules:
             rule.reset()
-        return self._ask(step, ((rule, rule.begin(model)) for rule in self._rules), patient=False)
+        return self._ask(step, ((rule, rule.begin(model)) for rule in self._rules), "beginning")
 
     def observe(self, observation: Observation) -> list[Alert]:
         """What a probed step shows."""
         self._first = observation.first = self._first or observation
-        return self._ask(observation.step, ((rule, rule.observe(observation)) for rule in self._rules))
+        return self._ask(observation.step, ((rule, rule.observe(observation)) for rule in self._rules), "step")
 
     def end_epoch(self, step: int, epoch: int, logs: dict) -> list[Alert]:
         """What the epoch's results show."""
-        return self._ask(step, ((rule, rule.end_epoch(epoch, logs)) for rule in self._rules))
+        return self._ask(step, ((rule, rule.end_epoch(epoch, logs)) for rule in self._rules), "epoch")
 
     def not_finite(self, model: keras.Model, step: int) -> list[Alert]:
         """A loss that is not finite, in a step that was not probed."""
-        return self._ask(step, ((rule, rule.not_finite(model)) for rule in self._rules), patient=False)
+        return self._ask(step, ((rule, rule.not_finite(model)) for rule in self._rules), "broken step")
 
-    def _ask(self, step: int, answers: Iterable[tuple[Rule, Iterator[Finding] | None]], patient=True) -> list[Alert]:
+    def _ask(self, step: int, answers: Iterable[tuple[Rule, Findings]], when: str) -> list[Alert]:
         alerts = []
         for rule, findings in answers:
             if findings is None:  # the rule has nothing to say at this point
                 continue
-            ripe = [f for f in self._counted(rule, list(findings), patient) if (rule.name, f.layer) not in self._said]
+            ripe = [f for f in self._counted(rule, list(findings), when) if (rule.name, f.layer) not in self._said]
             if ripe:
                 self._said |= {(rule.name, finding.layer) for finding in ripe}
                 alerts.append(_alert(rule, step, ripe))
         return alerts
 
-    def _counted(self, rule, findings, patient):
-        if not patient:
-            return findings
-        before = self._streaks.get(rule.name, {})
+    def _counted(self, rule, findings, when):
+        """Those of the findings that were there often enough in a row."""
+        before = self._streaks.get((rule.name, when), {})
         now = {finding.layer: before.get(finding.layer, 0) + 1 for finding in findings}
-        self._streaks[rule.name] = now
-        return [finding for finding in findings if now[finding.layer] >= rule.patience]
+        self._streaks[rule.name, when] = now
+        patience = {"step": rule.patience, "epoch": rule.epoch_patience}.get(when, 1)
+        return [finding for finding in findings if now[finding.layer] >= patience]
 
 
 def _alert(rule: Rule, step: int, findings: list[Finding]) -> Alert:

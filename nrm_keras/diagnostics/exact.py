@@ -53,6 +53,18 @@ def second_derivatives() -> Iterator[None]:
         _uninstall()
 
 
+def check(graph: tf.Graph) -> None:
+    """Raises if the graph calls a `tf.function` that was traced before, with the moments of TensorFlow in it."""
+    if not any(operation.type.endswith("PartitionedCall") for operation in graph.get_operations()):
+        return
+    for function in graph.as_graph_def().library.function:
+        if any("moments/StopGradient" in node.name for node in function.node_def):
+            raise ValueError(
+                "Second derivatives of a normalizer in a tf.function are wrong once it has been traced. "
+                f"Received: '{function.signature.name}'. Take @tf.function from the layer: Keras compiles it anyway."
+            )
+
+
 def _install():
     """Puts the switch in the place of the function that both `tf.nn.moments` and Keras end in."""
     global _users, _original

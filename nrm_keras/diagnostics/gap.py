@@ -35,7 +35,8 @@ def train_inference_gap(
     The batch size must be that of training, as the expected variance of a batch depends on it. Batches of another size
     than most count for the loss only.
 
-    A layer's p-value is calibrated on batches drawn anew from the examples. Its verdict is one of
+    A layer's p-value is calibrated on batches drawn anew from the examples; for batches of two behind another
+    normalizer, whose examples depend on each other, it comes out too small. The verdict is one of
 
         none              no more than sampling noise, or too little to matter
         too few updates   running statistics are still on their way from the initial values

@@ -102,7 +102,7 @@ class GapReport:
             lines.append(f"  {self.skipped} batches skipped: without examples, or with values that are not finite")
         if self.loss is not None:
             lines.append(f"  loss {self.loss.training:.4g} with batch statistics, {_inference(self.loss)}")
-        width = max(len(layer.path) for layer in self.layers[:SHOWN])
+        width = max((len(layer.path) for layer in self.layers[:SHOWN]), default=5)
         lines.append(f"  {'layer':{width}}  mean gap  variance       p  verdict")
         lines += [
             f"  {g.path:{width}}  {g.typical_mean_gap:8.2g}  {f'x{g.typical_variance_factor:.2g}':>8}  {g.p_value:6.2g}"

@@ -1,6 +1,5 @@
 """The loss of a model on one batch as a pure function of its trainable variables, with exact second derivatives."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from nrm_keras.diagnostics import exact
+from nrm_keras.diagnostics.pure_loss import PureLoss, single_replica
 
 Values = Sequence[Any]
 # Of a model with float16 in it the loss is multiplied by this while it is differentiated, or small gradients would be 0.
@@ -24,7 +24,8 @@ class Objective:
     Nothing of the model changes, whatever is called: variables, running statistics, seeds, metrics, optimizer. With
     `training=True`, the mode that is trained, normalizers use the batch's statistics, and dropout masks are those that
     the seeds gave when the objective was made. With `training=False` all is as at inference. Second derivatives are
-    right in both modes, which in training mode TensorFlow's are not, see `exact`.
+    right in both modes, which in training mode TensorFlow's are not, see `exact`. What a layer itself takes for a constant
+    stays one: batch renormalization's corrections, the vectors of spectral normalization.
 
     All in `values` and `vectors` is either a list like `variables` or one flat tensor, the variables one after the
     other; a gradient or product comes back in the same form, flat by default. `values=None` are the model's present
@@ -40,13 +41,16 @@ class Objective:
             `loss(y, y_pred)` whose mean is taken, is instead all of the objective: nothing is added to it.
         variables: trainable `keras.Variable`s of the model; all by default.
 
+    On a GPU, Keras' LSTM and GRU have second derivatives with `use_cudnn=False` only.
+
     Dtypes: flat vectors and results are float64 if a variable is, and then so is the loss, whatever dtype the model's
     Keras losses have. Otherwise they are float32, which with layers that compute in float16 or bfloat16 says nothing of
     the precision: `compute_dtypes` tells. Gradients are never scaled.
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: the model is not built, has no trainable variable or no loss.
+        ValueError: the model is not built, has no trainable variable or no loss; for second derivatives, it has a
+            normalizer in a `tf.function` of its own that was traced before.
 
     Example:
 
@@ -88,7 +92,7 @@ class Objective:
         self.dtype = "float64" if any(v.dtype == "float64" for v in self.variables) else "float32"
         self.compute_dtypes = _compute_dtypes(model)
         self._scale = FLOAT16_SCALE if "float16" in self.compute_dtypes else 1.0
-        self._loss = _Loss(model, loss, self.dtype)
+        self._loss = PureLoss(model, loss, self.dtype)
         self._seeds = [(seed.state, tf.identity(seed.state.value)) for seed in _seed_generators(model)]
         self.set_batch(x, y, sample_weight)
         self._functions = {
@@ -174,97 +178,31 @@ class Objective:
         return self._forward(self.unflatten(values), batch)
 
     def _gradient_graph(self, values, batch):
+        loss, scaled = self._scaled_gradient(values, batch)
+        return loss, scaled / self._scale
+
+    def _product_graph(self, values, vector, batch):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss, scaled = self._scaled_gradient(values, batch)
+        product = tape.gradient(scaled, values, output_gradients=vector, unconnected_gradients="zero")
+        exact.check(tf.compat.v1.get_default_graph())
+        return loss, scaled / self._scale, product / self._scale
+
+    def _scaled_gradient(self, values, batch):
         parts = self.unflatten(values)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parts)
             loss = self._forward(parts, batch)
             scaled = loss * self._scale
-        gradient = tape.gradient(scaled, parts, unconnected_gradients="zero")
-        return loss, self.flatten(gradient) / self._scale
-
-    def _product_graph(self, values, vector, batch):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            loss, gradient = self._gradient_graph(values, batch)
-        product = tape.gradient(gradient, values, output_gradients=vector, unconnected_gradients="zero")
-        return loss, gradient, product
+        return loss, self.flatten(tape.gradient(scaled, parts, unconnected_gradients="zero"))
 
     def _forward(self, parts, batch):
         x, y, sample_weight = batch
         state = [*zip(self.variables, parts, strict=True), *self._seeds]
-        with exact.second_derivatives(), keras.StatelessScope(state, collect_losses=True):
+        with single_replica(), exact.second_derivatives(), keras.StatelessScope(state, collect_losses=True):
             y_pred = self.model(x, training=self.training) if _takes_training(self.model) else self.model(x)
             return tf.cast(self._loss(x, y, y_pred, sample_weight, self.training), self.dtype)
-
-
-class _Loss:
-    """The loss without a trace in the model, in the dtype it is to have."""
-
-    def __init__(self, model, loss, dtype):
-        self._model, self._dtype = model, dtype
-        self._own = _in_dtype(loss, dtype) if isinstance(loss, keras.losses.Loss) else loss
-        self._compiled = None if loss is not None else _private_copy(model, dtype)
-        self.compiled = loss is None
-
-    def check(self, y):
-        if self._own is not None:
-            return
-        if not self._model.compiled:
-            raise ValueError(
-                "There must be a loss. "
-                f"Received: '{self._model.name}', which is not compiled. Compile it, or pass `loss=`."
-            )
-        if y is None and self._compiled is not None:
-            raise ValueError("The model's loss needs labels. Received: y=None. Pass `y`, or another `loss=`.")
-
-    def __call__(self, x, y, y_pred, sample_weight, training):
-        if isinstance(self._own, keras.losses.Loss):
-            return self._own(y, y_pred, sample_weight)
-        if self._own is not None:
-            values = self._own(y, keras.tree.map_structure(lambda tensor: tf.cast(tensor, self._dtype), y_pred))
-            return tf.reduce_mean(values if sample_weight is None else values * tf.cast(sample_weight, values.dtype))
-        with _attribute(self._model, "_compile_loss", self._compiled):
-            return self._model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-
-
-def _private_copy(model, dtype):
-    """The compiled loss with metrics of its own; None if the model was compiled without."""
-    compiled = getattr(model, "_compile_loss", None)
-    if compiled is None:
-        return None
-
-    class PrivateLoss(type(compiled)):
-        def build(self, y_true, y_pred):
-            super().build(y_true, y_pred)
-            self._flat_losses = [part._replace(loss=_in_dtype(part.loss, dtype)) for part in self._flat_losses]
-
-    return _in_dtype(
-        PrivateLoss(
-            compiled._user_loss, compiled._user_loss_weights, compiled.reduction, output_names=compiled.output_names
-        ),
-        dtype,
-    )
-
-
-def _in_dtype(loss, dtype):
-    """A copy that computes in float64, if that is the dtype. Keras' losses cast to float32, unless told otherwise."""
-    # Keras' losses can't be copied by `copy`, which would serialize them.
-    clone = object.__new__(type(loss))
-    clone.__dict__.update(loss.__dict__)
-    if dtype == "float64":
-        clone._dtype = dtype
-    return clone
-
-
-@contextlib.contextmanager
-def _attribute(model, name, value):
-    # Keras' own __setattr__ would track what is only lent.
-    kept = model.__dict__[name]
-    model.__dict__[name] = value
-    try:
-        yield
-    finally:
-        model.__dict__[name] = kept
 
 
 def _takes_training(model):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from nrm_keras.diagnostics.places import Place, places_of
 from nrm_keras.diagnostics.probes import Activation, Reading, Weight
-from nrm_keras.surgery.structure import is_normalizer
 
 
 class Finding(NamedTuple):
@@ -55,18 +55,29 @@ class Observation:
         return float(keras.ops.convert_to_numpy(optimizer.learning_rate)) if optimizer else None
 
     @functools.cached_property
-    def owners(self) -> dict[int, keras.layers.Layer]:
-        """The layer of each variable, by the variable's id."""
-        return {id(v): layer for layer in all_layers(self.model) for v in own_weights(layer)}
+    def places(self) -> list[Place]:
+        """Every layer, under its name."""
+        return self.first.places if self.first is not self else places_of(self.model)
 
     @functools.cached_property
-    def kernels(self) -> list[tuple[keras.layers.Layer, Weight]]:
-        """The updated matrices of layers, in the order of the model; no gamma, beta or bias."""
-        return [
-            (self.owners[id(w.variable)], w)
-            for w in self.reading.weights
-            if id(w.variable) in self.owners and is_kernel(self.owners[id(w.variable)], w.variable)
-        ]
+    def owners(self) -> dict[int, Place]:
+        """The layer of each variable, by the variable's id."""
+        return self.first.owners if self.first is not self else {id(v): p for p in self.places for v in p.weights}
+
+    @functools.cached_property
+    def kernels(self) -> list[tuple[str, Weight]]:
+        """(layer, its matrix) of each that was updated, in the order of the model; no gamma, beta or bias."""
+        owned = ((self.owners.get(id(w.variable)), w) for w in self.reading.weights)
+        return [(place.name, w) for place, w in owned if place and place.has_kernel(w.variable)]
+
+    def layer(self, name: str) -> keras.layers.Layer | None:
+        """The layer of this name."""
+        return next((place.layer for place in self.places if place.name == name), None)
+
+    def owner(self, weight: Weight) -> str:
+        """The name of the weight's layer."""
+        place = self.owners.get(id(weight.variable))
+        return place.name if place else weight.variable.path
 
     @functools.cached_property
     def values(self) -> dict[int, np.ndarray]:
@@ -76,22 +87,3 @@ class Observation:
     def hidden(self) -> list[Activation]:
         """The activations but those of the last layer, which may well be sure of themselves."""
         return self.reading.activations[:-1]
-
-
-def all_layers(model) -> list[keras.layers.Layer]:
-    """Every layer inside the model, however deep, in its order."""
-    return list(model._flatten_layers(include_self=False))
-
-
-def own_weights(layer) -> list[keras.Variable]:
-    """The layer's weights without those of layers inside."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
-def is_kernel(layer, variable) -> bool:
-    return len(variable.shape) >= 2 and not is_normalizer(layer) and "bias" not in variable.name
-
-
-def kernels_of(model) -> list[tuple[keras.layers.Layer, keras.Variable]]:
-    """(layer, matrix) of every layer that has one, frozen ones too."""
-    return [(layer, v) for layer in all_layers(model) for v in own_weights(layer) if is_kernel(layer, v)]

@@ -2,7 +2,8 @@
 
 import collections
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import keras
 
@@ -20,13 +21,53 @@ ACTIVATIONS = (
 LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
+class Place(NamedTuple):
+    """A layer that can be watched, under a name that no other one in the model has."""
+
+    name: str
+    layer: keras.layers.Layer
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """The layer's weights, without those of layers inside that are places of their own."""
+        if isinstance(self.layer, LOOPS):
+            return self.layer.weights
+        return [*self.layer._trainable_variables, *self.layer._non_trainable_variables]
+
+    @property
+    def kernels(self) -> list[keras.Variable]:
+        """The matrices among them; no gamma, beta or bias."""
+        return [v for v in self.weights if self.has_kernel(v)]
+
+    def has_kernel(self, variable) -> bool:
+        return len(variable.shape) >= 2 and not is_normalizer(self.layer) and "bias" not in variable.name
+
+
+def places_of(model: keras.Model) -> list[Place]:
+    """Layers without layers inside, and layers with weights of their own, in the model's order.
+
+    Inside a layer that is no model, such as MultiHeadAttention, the name is "outer/inner". Where the model has another
+    one of that name it is the whole path, and if that is not enough a number stands behind a colon.
+    """
+    paths: dict = {}
+    for name, path, layer in _candidates(model, "", ""):
+        paths.setdefault(layer, (name, path))  # a layer may be there by several ways
+    counts = collections.Counter(name for name, _ in paths.values())
+    found, seen = [], collections.Counter()
+    for layer, (name, path) in paths.items():
+        own = name if counts[name] == 1 else path
+        seen[own] += 1
+        found.append(Place(own if seen[own] == 1 else f"{own}:{seen[own]}", layer))
+    return found
+
+
 class Places:
     """The layers of a model whose calls are watched.
 
     Args:
         model: a built `keras.Model`.
         layers: what to watch. None: layers with weights, normalizers, activations, and whatever feeds one of the latter
-            two. Otherwise a list of names, patterns such as `"stage_1/*"` (`fnmatch`), classes, or layers.
+            two. Otherwise a list of names, patterns such as `"stage_1*"` (`fnmatch`), classes, or layers.
 
     Raises:
         ValueError: one of `layers` is in the model nowhere.
@@ -34,17 +75,17 @@ class Places:
     """
 
     def __init__(self, model: keras.Model, layers: Sequence | None = None):
-        paths = dict(_candidates(model))
-        self.candidates = list(paths)
-        self._names = _names(paths)
+        self._places = places_of(model)
+        self.candidates = [place.layer for place in self._places]
+        self._names = {id(place.layer): place.name for place in self._places}
         self._everything_that_matters = layers is None
         self._chosen = {id(layer) for layer in self.candidates if layers is None and _matters(layer)}
         for wish in [] if layers is None else [layers] if isinstance(layers, (str, type)) else layers:
             self._chosen |= {id(layer) for layer in self._matching(wish)}
 
     def name(self, layer: keras.layers.Layer) -> str:
-        """The layer's name; its path where another one has the same name."""
-        return self._names.get(layer, layer.name)
+        """The layer's name among the model's places."""
+        return self._names.get(id(layer), layer.name)
 
     def choose(self, calls: Sequence) -> list:
         """Those of the calls of one step that are watched, in their order."""
@@ -56,9 +97,11 @@ class Places:
     def _matching(self, wish):
         if isinstance(wish, str):
             found = [
-                layer
-                for layer in self.candidates
-                if any(fnmatch.fnmatchcase(name, wish) for name in (layer.name, self.name(layer), layer.path or ""))
+                place.layer
+                for place in self._places
+                if any(
+                    fnmatch.fnmatchcase(name, wish) for name in (place.name, place.layer.name, place.layer.path or "")
+                )
             ]
         elif isinstance(wish, type):
             found = [layer for layer in self.candidates if isinstance(layer, wish)]
@@ -70,10 +113,10 @@ class Places:
                 f"Received: {wish!r} of type {type(wish).__name__}. Pass layers=None for all that matter."
             )
         if not found:
-            known = ", ".join(self.name(layer) for layer in self.candidates[:20])
+            known = ", ".join(place.name for place in self._places[:20])
             raise ValueError(
                 f"Each of `layers` must be found in the model. Received: {wish!r}, which matches none. "
-                f"The model has {known}{', ...' if len(self.candidates) > 20 else ''}."
+                f"The model has {known}{', ...' if len(self._places) > 20 else ''}."
             )
         return found
 
@@ -83,24 +126,13 @@ def is_activation(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, ACTIVATIONS)
 
 
-def _candidates(layer, path=""):
-    """(layer, path) of layers without layers inside, and of those with weights of their own, in the model's order."""
+def _candidates(layer, prefix: str, path: str) -> Iterator[tuple[str, str, keras.layers.Layer]]:
     for part in layer._flatten_layers(include_self=False, recursive=False):
-        inner = [] if isinstance(part, LOOPS) else list(_candidates(part, f"{path}{part.name}/"))
+        inside = "" if isinstance(part, keras.Model) else f"{prefix}{part.name}/"
+        inner = [] if isinstance(part, LOOPS) else list(_candidates(part, inside, f"{path}{part.name}/"))
         if not inner or part._trainable_variables or part._non_trainable_variables:
-            yield part, path + part.name
+            yield prefix + part.name, path + part.name, part
         yield from inner
-
-
-def _names(paths):
-    """Of each layer its name, where that is another's too its path, and behind a colon its number if need be."""
-    counts = collections.Counter(layer.name for layer in paths)
-    named, seen = {}, collections.Counter()
-    for layer, path in paths.items():
-        name = layer.name if counts[layer.name] == 1 else path
-        seen[name] += 1
-        named[layer] = name if seen[name] == 1 else f"{name}:{seen[name]}"
-    return named
 
 
 def _matters(layer):

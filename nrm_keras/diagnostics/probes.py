@@ -15,7 +15,7 @@ from nrm_keras.diagnostics.units import CAN_DIE, activation_kind
 from nrm_keras.layers import backend
 from nrm_keras.surgery.structure import is_normalizer
 
-SAMPLE = 2048
+SAMPLE = 1024
 # Steps through the values in an order that meets every channel, whatever their number: a prime above any usual one.
 STRIDE = 104_729
 
@@ -30,7 +30,7 @@ class Activation:
         values: how many values a channel had.
         mean, variance: per channel, float64.
         maximum: per channel, where units can die; else None.
-        sample: at most 2,048 values, the same places in each step.
+        sample: at most 1,024 values, the same places in each step.
         gradient_norm, gradient_rms: of the loss with respect to the activation, without loss scale; None where none came.
     """
 
@@ -47,12 +47,13 @@ class Activation:
 
     @functools.cached_property
     def total_mean(self) -> float:
-        return float(self.mean.mean())
+        with np.errstate(all="ignore"):
+            return float(self.mean.mean())
 
     @functools.cached_property
     def total_variance(self) -> float:
         """Variance of all values, whatever their channel."""
-        with np.errstate(all="ignore"):  # of what is not finite
+        with np.errstate(all="ignore"):  # of values that are not finite it is not, either
             return float(self.variance.mean() + self.mean.var())
 
     @functools.cached_property
@@ -125,7 +126,7 @@ class Packing:
             self.add((key, name), value)
 
     def sample(self, values) -> tf.Tensor:
-        """2,048 of the values; where there are fewer, NaN for those that lack."""
+        """1,024 of the values; where there are fewer, NaN for those that lack."""
         known = values.shape.num_elements()
         if known not in self._indices or known is None:
             self._indices[known] = tf.range(SAMPLE) * STRIDE % tf.maximum(tf.size(values), 1)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from nrm_keras.diagnostics import units
+from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.probes import Activation, Inputs, Reading, Weight
 from nrm_keras.layers import AdaptiveNormalization
 
@@ -40,12 +41,22 @@ class Records:
             self._file = None
 
 
+def forget_after(path: Path, step: int) -> None:
+    """Drops the records of later steps, which a resumed training will make again; torn lines go too."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text("utf-8", errors="replace").splitlines(True) if _step_of(line) <= step]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept), "utf-8")
+    partial.replace(path)
+
+
 def to_line(record: dict) -> str:
     """The record as one line of JSON; what is not finite becomes null, since JSON has no word for it."""
     return "{" + ", ".join([f'"{key}": {_json(value)}' for key, value in record.items()]) + "}\n"
 
 
-def of_reading(reading: Reading, model: keras.Model, channels: bool) -> Iterator[dict]:
+def of_reading(reading: Reading, places: Places, channels: bool) -> Iterator[dict]:
     """The records of one probed step."""
     for activation in reading.activations:
         yield of_activation(activation, channels)
@@ -53,9 +64,9 @@ def of_reading(reading: Reading, model: keras.Model, channels: bool) -> Iterator
         yield of_weight(weight)
     for inputs in reading.inputs:
         yield of_running_statistics(inputs)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in places.candidates:
         if isinstance(layer, AdaptiveNormalization) and layer.built:
-            yield of_gate(layer)
+            yield of_gate(places.name(layer), layer)
 
 
 def of_activation(activation: Activation, channels: bool) -> dict:
@@ -107,11 +118,11 @@ def of_running_statistics(inputs: Inputs) -> dict:
     }
 
 
-def of_gate(layer: AdaptiveNormalization) -> dict:
+def of_gate(name: str, layer: AdaptiveNormalization) -> dict:
     share = keras.ops.convert_to_numpy(layer.batch_weight())
     return {
         "kind": "gate",
-        "layer": layer.name,
+        "layer": name,
         "type": type(layer).__name__,
         "batch_weight": share.mean(),
         "value_minimum": share.min(),
@@ -139,6 +150,13 @@ def saturated_share(activation: Activation) -> float | None:
     if activation.kind not in units.BOUNDS or not activation.sample.size:
         return None
     return float(units.saturated(activation.sample[:, None], activation.kind)[0])
+
+
+def _step_of(line):
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _rms(values):

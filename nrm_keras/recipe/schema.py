@@ -23,6 +23,7 @@ from nrm_keras.recipe.sections import (
     Custom,
     CustomData,
     CustomOptimizer,
+    Diagnostics,
     Digits,
     EarlyStopping,
     FashionMnist,
@@ -98,6 +99,7 @@ class Recipe(Section):
     optimizer: _one_of("optimizer", CustomOptimizer) = Field(description="what updates the weights")
     schedule: _one_of("schedule") = Field(Constant(type="constant"), description="learning rate over the epochs")
     train: Train = Field(Train(), description="how long, how precisely, on what, and what is kept")
+    diagnostics: Diagnostics | None = Field(None, description="watch the inside of the model; null: don't")
     callbacks: tuple[_one_of("callbacks", Custom), ...] = Field((), description="Keras callbacks, or registered ones")
 
     @model_validator(mode="after")

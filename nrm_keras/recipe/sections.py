@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from nrm_keras.diagnostics.rule_names import RULE_NAMES
 
 # Seeds, sizes and counts end up in 32-bit integers of TensorFlow and NumPy.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
@@ -303,6 +305,37 @@ class Train(Section):
     init_from: Name | None = Field(None, description="a run directory or a .keras file whose weights to start from")
     freeze_normalizers: bool = Field(False, description="normalizers keep what init_from brought, in inference mode")
     checkpoint_every: PositiveInt = Field(200, description="steps between resume points; also at each epoch's end")
+
+
+class RuleSettings(Section):
+    """What is changed about one of the rules of `diagnostics`."""
+
+    threshold: float | None = Field(None, description="what the rule's value is held against")
+    patience: PositiveInt | None = Field(None, description="in how many observations in a row")
+    action: Literal["log", "stop"] | None = Field(None, description="in place of that of all alerts")
+
+
+RuleChoices = create_model(
+    "RuleChoices",
+    __base__=Section,
+    __doc__="Which rules speak up; those that are not named do.",
+    **{name: (bool | RuleSettings, Field(True, description="on, off, or with settings")) for name in RULE_NAMES},
+)
+
+
+class Diagnostics(Section):
+    """Watch the inside of the model while it trains (nrm_keras.callbacks.InternalStatistics)."""
+
+    every: PositiveInt = Field(50, description="steps between probed steps")
+    budget: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="in place of every: the share of the training time that watching may cost"
+    )
+    layers: tuple[Name, ...] | None = Field(None, description="names or patterns of layers; null: those that matter")
+    alerts: bool | RuleChoices = Field(True, description="whether, or with which rules, to say what is wrong")
+    action: Literal["log", "stop"] = Field("log", description="what an alert does: print it, or end the training")
+    drift_every: PositiveInt = Field(500, description="steps between measurements of drift; also at each epoch's end")
+    deep_every: PositiveInt | None = Field(None, description="steps between measurements of curvature and the like")
+    channels: bool = Field(True, description="record each channel's mean and variance")
 
 
 class EarlyStopping(Section):

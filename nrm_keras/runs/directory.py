@@ -14,6 +14,7 @@ from nrm_keras.errors import UserError
 
 RECIPE, COMMAND, SUMMARY, METRICS = "recipe.yaml", "command.txt", "summary.json", "metrics.csv"
 ENVIRONMENT, LOG, CHECKPOINTS, REPORT = "environment.json", "log.txt", "checkpoints", "report.html"
+STATISTICS, ALERTS = "statistics.jsonl", "alerts.jsonl"
 MODEL = f"{CHECKPOINTS}/model.keras"
 
 

@@ -15,6 +15,8 @@ import tensorflow as tf
 from nrm_keras import models, registry
 from nrm_keras.data import sources
 from nrm_keras.data.pipelines import Batches, standardization
+from nrm_keras.diagnostics.callback import InternalStatistics
+from nrm_keras.diagnostics.records import forget_after
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory as run_directory
 from nrm_keras.training import distribution, optimizers
@@ -82,6 +84,8 @@ def train(
     if resume.resuming:
         say(f"Resuming at epoch {resume.epoch + 1}, step {resume.step + 1}.")
         metrics_log.forget_from(resume.epoch)
+        for file in (run_directory.STATISTICS, run_directory.ALERTS):
+            forget_after(path / file, resume.epoch * batches.steps_per_epoch + resume.step)
         progress.first_step = resume.step
     elif recipe.train.init_from:
         initialize_from(model, recipe.train.init_from, say)
@@ -96,6 +100,7 @@ def train(
                 metrics_log,
                 progress,
                 *_tensorboard(path),
+                *_diagnostics(recipe, path, say),
                 *resume.callbacks,
                 *_changed_learning_rate(recipe, model, changed),
             ],
@@ -227,6 +232,15 @@ def recipe_callbacks(recipe) -> list[keras.callbacks.Callback]:
         (_CALLBACKS.get(section.type) or registry.get("callback", section.type))(**section.model_dump(exclude={"type"}))
         for section in recipe.callbacks
     ]
+
+
+def _diagnostics(recipe, path: Path, say: Callable[[str], None]) -> list[keras.callbacks.Callback]:
+    """What watches the inside of the model, where the recipe asks for it."""
+    if recipe.diagnostics is None:
+        return []
+    settings = recipe.diagnostics.model_dump(exclude_none=True, exclude_defaults=True)
+    files = {"path": path / run_directory.STATISTICS, "tensorboard": path / "tensorboard" / "diagnostics"}
+    return [InternalStatistics(**files, say=say, **settings)]
 
 
 def _tensorboard(path: Path) -> list[keras.callbacks.Callback]:

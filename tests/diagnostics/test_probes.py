@@ -12,7 +12,14 @@ from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.probes import SAMPLE, Forward, ProbedStep
 
 RANDOM = np.random.default_rng(0)
+START = RANDOM.bit_generator.state
 BATCH = 6
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_whatever_ran_before():
+    keras.utils.set_random_seed(0)
+    RANDOM.bit_generator.state = START
 
 
 def normal(*shape):
@@ -213,8 +220,13 @@ SEEN = {
     "shared": ["shared", "shared#2", "last"],
     "two_inputs": ["a", "b", "both", "normalizer", "elu", "last"],
     "convolutions": ["convolution", "normalizer", "sigmoid", "last"],
-    "attention": ["query", "key", "value", "attention_output", "sum", "normalizer", "last"],
-    "recurrent": ["forward_lstm", "backward_lstm", "each_time", "gru", "last"],
+    "attention": [
+        *(f"attention/{n}" for n in ("query", "key", "value", "attention_output")),
+        "sum",
+        "normalizer",
+        "last",
+    ],
+    "recurrent": ["both_ways/forward_lstm", "both_ways/backward_lstm", "each_time", "gru", "last"],
     "inner_models": ["one/dense", "one/relu", "two/dense", "two/relu", "last"],
 }
 
@@ -267,7 +279,7 @@ def test_recurrent_outputs_are_those_of_the_directions():
     both = model.get_layer("both_ways")
     forward = both.forward_layer(x).numpy()
     found = by_name(read(model, x, normal(BATCH, 2)))
-    check_values(found["forward_lstm"], forward)
+    check_values(found["both_ways/forward_lstm"], forward)
     assert found["each_time"].kind == "relu"
     assert found["gru"].kind == "tanh"
 
@@ -432,8 +444,8 @@ def test_custom_train_step(eagerly):
         assert weight.update_norm == pytest.approx(np.linalg.norm(w1.numpy() - w0), rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_gradients_in_mixed_precision_have_no_loss_scale(policy):
+@pytest.mark.parametrize(("policy", "rel"), [("mixed_float16", 0.03), ("mixed_bfloat16", 0.1)])
+def test_gradients_in_mixed_precision_have_no_loss_scale(policy, rel):
     def net(policy):
         model = keras.Sequential(
             [
@@ -457,12 +469,12 @@ def test_gradients_in_mixed_precision_have_no_loss_scale(policy):
         plain, other = read(model, x, y, steps=steps), read(mixed, x, y, steps=steps)
         assert other.loss == pytest.approx(plain.loss, rel=0.02)
         for a, b in zip(plain.activations, other.activations, strict=True):
-            assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=0.03)
-            np.testing.assert_allclose(b.mean, a.mean, atol=0.02)
+            assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=rel)
+            np.testing.assert_allclose(b.mean, a.mean, atol=rel)
         for a, b in zip(plain.weights, other.weights, strict=True):
             if "bias" not in a.variable.path:
-                assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=0.03)
-                assert b.update_norm == pytest.approx(a.update_norm, rel=0.03)
+                assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=rel)
+                assert b.update_norm == pytest.approx(a.update_norm, rel=rel)
 
 
 def test_sample_is_the_same_places_each_time_from_every_channel():
@@ -488,7 +500,7 @@ def test_gate():
     layer = ours.AdaptiveNormalization(name="adaptive")
     model = keras.Sequential([keras.Input((3,)), layer, layers.Dense(1)])
     reading = read(model, normal(BATCH, 3), normal(BATCH, 1))
-    found = [r for r in records.of_reading(reading, model, True) if r["kind"] == "gate"]
+    found = [r for r in records.of_reading(reading, Places(model), True) if r["kind"] == "gate"]
     share = keras.ops.convert_to_numpy(layer.batch_weight()).astype("float64")
     assert [r["layer"] for r in found] == ["adaptive"]
     assert found[0]["batch_weight"] == pytest.approx(share.mean())

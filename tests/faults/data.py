@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
 
 CHARACTERS = 128
 
@@ -38,8 +39,8 @@ class Data(NamedTuple):
 
     def standardized(self) -> "Data":
         """Each feature with mean 0 and variance 1 over the training data."""
-        mean, std = self.x.mean(0), self.x.std(0) + 1e-7
-        return self.map_x(lambda x: (x - mean) / std)
+        scaler = StandardScaler().fit(self.x)  # a feature that is constant there keeps its scale
+        return self.map_x(lambda x: scaler.transform(x).astype("float32"))
 
     def with_shuffled_labels(self, seed: int) -> "Data":
         """Training labels dealt out anew, so that they say nothing of the inputs."""

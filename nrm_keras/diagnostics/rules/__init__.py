@@ -26,6 +26,6 @@ RULES: tuple[type[Rule], ...] = (
     training.SmallBatch,
     training.RunningStatistics,
     training.LossNotDecreasing,
-    training.NoGeneralization,
+    training.NoBetterThanConstant,
     training.Overfitting,
 )

@@ -83,7 +83,7 @@ class NormalizerScale(Rule):
     advice = "Look at its epsilon against the variance of its inputs, at its axis (one feature has no variance), and whether its inputs are constant."
 
     def observe(self, observation):
-        layers = {layer.name: layer for layer in observation.owners.values() if is_normalizer(layer)}
+        layers = {place.name: place.layer for place in observation.places if is_normalizer(place.layer)}
         found = []
         for activation in observation.reading.activations:
             if activation.layer not in layers:

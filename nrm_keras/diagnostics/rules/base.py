@@ -19,6 +19,7 @@ class Rule:
         name: what settings and records call it.
         threshold: what the finding's value is held against.
         patience: in how many observations in a row it must be so.
+        epoch_patience: in how many epochs in a row, where the finding is about epochs.
         reason: why it matters.
         advice: what to try.
     """
@@ -26,6 +27,7 @@ class Rule:
     name = ""
     threshold = 0.0
     patience = 1
+    epoch_patience = 2
     reason = ""
     advice = ""
 

@@ -6,7 +6,8 @@ from collections import deque
 import keras
 import numpy as np
 
-from nrm_keras.diagnostics.observation import Finding, own_weights
+from nrm_keras.diagnostics.observation import Finding
+from nrm_keras.diagnostics.places import places_of
 from nrm_keras.diagnostics.rules.base import Rule
 
 
@@ -32,15 +33,15 @@ class NonFinite(Rule):
             return
         for weight in observation.reading.weights:
             if not math.isfinite(weight.norm + weight.update_norm):
-                yield Finding(_owner(observation, weight), 1, f"{weight.variable.path} is not finite after the update.")
+                yield Finding(observation.owner(weight), 1, f"{weight.variable.path} is not finite after the update.")
                 return
         yield Finding(None, 1, "The loss is not finite, though every activation is.")
 
     def not_finite(self, model):
-        for layer in model._flatten_layers(include_self=False):
-            for variable in own_weights(layer):
+        for place in places_of(model):
+            for variable in place.weights:
                 if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-                    yield Finding(layer.name, 1, f"The loss is not finite; {variable.path} is the first such weight.")
+                    yield Finding(place.name, 1, f"The loss is not finite; {variable.path} is the first such weight.")
                     return
         yield Finding(None, 1, "The loss is not finite; no weight is affected yet.")
 
@@ -80,7 +81,7 @@ class ExplodingGradient(Rule):
         if usual and norm > self.threshold * usual:
             worst = max(observation.reading.weights, key=lambda w: w.gradient_norm)
             yield Finding(
-                _owner(observation, worst), norm / usual, f"The gradient's norm grew from {usual:.3g} to {norm:.3g}."
+                observation.owner(worst), norm / usual, f"The gradient's norm grew from {usual:.3g} to {norm:.3g}."
             )
         else:
             self._norms.append(norm)
@@ -94,7 +95,7 @@ class UpdatesTooLarge(Rule):
     advice = "Lower the learning rate, or warm it up over the first steps."
 
     def observe(self, observation):
-        ratios = [(layer.name, w.update_norm / w.norm) for layer, w in observation.kernels if w.norm]
+        ratios = [(layer, w.update_norm / w.norm) for layer, w in observation.kernels if w.norm]
         if ratios and np.median([r for _, r in ratios]) > self.threshold:
             yield Finding(None, np.median([r for _, r in ratios]), _ratio_text("half of the weights", ratios))
 
@@ -107,9 +108,7 @@ class UpdatesTooSmall(Rule):
     advice = "Raise the learning rate; look whether gradients are clipped (clipnorm, clipvalue) far below their norm."
 
     def observe(self, observation):
-        ratios = [
-            (layer.name, w.update_norm / w.norm) for layer, w in observation.kernels if w.norm and w.gradient_norm
-        ]
+        ratios = [(layer, w.update_norm / w.norm) for layer, w in observation.kernels if w.norm and w.gradient_norm]
         if ratios and max(r for _, r in ratios) < self.threshold:
             yield Finding(None, max(r for _, r in ratios), _ratio_text("all weights", ratios))
 
@@ -122,12 +121,11 @@ class UnchangedWeights(Rule):
     advice = "Look for dead units behind it, a path to the loss that is cut, or weights initialized with zeros."
 
     def observe(self, observation):
-        trained = [(layer, w) for layer, w in observation.kernels]
-        if not any(w.update_norm for _, w in trained):
+        if not any(weight.update_norm for _, weight in observation.kernels):
             return
-        for layer, weight in trained:
+        for layer, weight in observation.kernels:
             if weight.update_norm <= 1e-9 * weight.norm and not weight.gradient_norm:
-                yield Finding(layer.name, 0.0, f"{weight.variable.path} gets a gradient of 0 and is not updated.")
+                yield Finding(layer, 0.0, f"{weight.variable.path} gets a gradient of 0 and is not updated.")
 
 
 def _ratio_text(which, ratios):
@@ -137,14 +135,7 @@ def _ratio_text(which, ratios):
 
 def _relative_gradients(observation):
     """(layer, gradient per weight relative to the root mean square of the weights) of each kernel, in order."""
-    return [
-        (layer.name, w.gradient_norm / max(math.prod(w.variable.shape), 1) ** 0.5) for layer, w in observation.kernels
-    ]
-
-
-def _owner(observation, weight):
-    layer = observation.owners.get(id(weight.variable))
-    return layer.name if layer else weight.variable.path
+    return [(layer, w.gradient_norm / max(math.prod(w.variable.shape), 1) ** 0.5) for layer, w in observation.kernels]
 
 
 def _batch_is_finite(batch):

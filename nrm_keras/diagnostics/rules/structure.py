@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from nrm_keras.diagnostics.observation import Finding, all_layers, is_kernel, own_weights
+from nrm_keras.diagnostics.observation import Finding
+from nrm_keras.diagnostics.places import places_of
 from nrm_keras.diagnostics.rules.base import Rule, worst_first
 from nrm_keras.diagnostics.units import activation_kind
 from nrm_keras.surgery.structure import is_normalizer
@@ -18,16 +19,17 @@ class LossMismatch(Rule):
     def observe(self, observation):
         if observation.first is not observation:
             return
-        last, loss = _last_layer(observation), observation.model.loss
+        outputs, loss = observation.reading.activations[-1:], observation.model.loss
+        last = observation.layer(outputs[0].layer) if outputs else None
         kind = activation_kind(last) if last is not None else None
         name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
         if last is None or not isinstance(name, str):
             return
         name = name.lower().replace("_", "")
         y = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)[1]
-        text = _mismatch(name, _from_logits(loss), kind, observation.reading.activations[-1], y)
+        text = _mismatch(name, _from_logits(loss), kind, outputs[0], y)
         if text:
-            yield Finding(last.name, 1, text)
+            yield Finding(outputs[0].layer, 1, text)
 
 
 class Misplaced(Rule):
@@ -40,14 +42,14 @@ class Misplaced(Rule):
         if observation.first is not observation:
             return
         for last in observation.reading.activations[-2:]:
-            layer = next((l for l in observation.owners.values() if l.name == last.layer), None)
+            layer = observation.layer(last.layer)
             behind = observation.reading.activations[-1]
             if (
                 layer is not None
                 and is_normalizer(layer)
                 and (last is behind or behind.type in ("Activation", "Softmax"))
             ):
-                yield Finding(layer.name, 1, "Normalizer behind the layer that gives the outputs.")
+                yield Finding(last.layer, 1, "Normalizer behind the layer that gives the outputs.")
 
 
 class FrozenAtRandom(Rule):
@@ -58,10 +60,11 @@ class FrozenAtRandom(Rule):
 
     def begin(self, model):
         return (
-            Finding(layer.name, 1, f"{variable.path} is not trainable, and distributed as its initializer draws it.")
-            for layer in all_layers(model)
-            for variable in own_weights(layer)
-            if layer.built and not layer.trainable and is_kernel(layer, variable) and _is_fresh(layer, variable)
+            Finding(place.name, 1, f"{variable.path} is not trainable, and distributed as its initializer draws it.")
+            for place in places_of(model)
+            if place.layer.built and not place.layer.trainable
+            for variable in place.kernels
+            if _is_fresh(place.layer, variable)
         )
 
 
@@ -72,9 +75,9 @@ class Settings(Rule):
     advice = "Go back to a usual value: momentum 0.9 to 0.99, epsilon 1e-3 or less, dropout below 0.6, l2 below 0.01, clipnorm about 1."
 
     def begin(self, model):
-        for layer in all_layers(model):
-            for text in _extremes(layer):
-                yield Finding(layer.name, 1, text)
+        for place in places_of(model):
+            for text in _extremes(place.layer):
+                yield Finding(place.name, 1, text)
         optimizer = model.optimizer
         for name in ("clipnorm", "global_clipnorm", "clipvalue"):
             value = getattr(optimizer, name, None)
@@ -90,15 +93,12 @@ class Initialization(Rule):
 
     def begin(self, model):
         found = []
-        for layer in all_layers(model):
-            for variable in own_weights(layer):
-                if not layer.built or not layer.trainable or not is_kernel(layer, variable):
-                    continue
-                gain = _gain(layer, variable)
-                if gain and not 1 / self.threshold < gain < self.threshold:
-                    found.append(
-                        Finding(layer.name, max(gain, 1 / gain), f"{variable.path} multiplies variances by {gain:.3g}.")
-                    )
+        for place in places_of(model):
+            for variable in place.kernels if place.layer.built and place.layer.trainable else ():
+                gain = _gain(place.layer, variable)
+                if not 1 / self.threshold < gain < self.threshold and gain > 0:
+                    text = f"{variable.path} multiplies variances by {gain:.3g}."
+                    found.append(Finding(place.name, max(gain, 1 / gain), text))
         return worst_first(found)
 
 
@@ -120,8 +120,10 @@ class Regularization(Rule):
         if observation.first is not observation or not observation.loss:
             return
         parts = []
-        for layer, variable in _regularized(observation.model):
-            parts.append((float(keras.ops.convert_to_numpy(variable.regularizer(variable))), layer.name))
+        for place in observation.places:
+            for variable in place.weights:
+                if variable.regularizer is not None and variable.trainable:
+                    parts.append((float(keras.ops.convert_to_numpy(variable.regularizer(variable))), place.name))
         total = sum(p for p, _ in parts)
         if parts and total > self.threshold * abs(observation.loss):
             yield Finding(
@@ -129,10 +131,6 @@ class Regularization(Rule):
                 total / observation.loss,
                 f"Regularization is {100 * total / observation.loss:.0f}% of the loss.",
             )
-
-
-def _regularized(model):
-    return [(l, v) for l in all_layers(model) for v in own_weights(l) if v.regularizer is not None and v.trainable]
 
 
 def _extremes(layer):
@@ -151,13 +149,17 @@ def _extremes(layer):
 
 
 def _gain(layer, variable):
-    """What the kernel multiplies the variance of independent inputs by; None for embeddings, which have no inputs."""
+    """What a kernel multiplies the variance of independent inputs by, or below 1 / 20 that of gradients, if larger."""
     values = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+    square = float(np.mean(values**2))
     if isinstance(layer, keras.layers.Embedding):
-        return None if np.sqrt(np.mean(values**2)) < 3 else float(np.mean(values**2)) * 4
-    if "recurrent" in variable.name and values.shape[0] <= values.shape[1]:
-        return float(np.mean(values**2)) * values.shape[0] * 4  # orthogonal ones have 1; 4: a loop repeats it
-    return float(np.mean(values**2)) * np.prod(values.shape[:-1])
+        return max(1.0, 4 * square)  # it has no inputs, and small outputs are usual
+    if "kernel" not in variable.name:
+        return 1.0  # it may be added
+    if "recurrent" in variable.name:
+        return 4 * square * values.shape[0] if square * values.shape[0] > 1.5 else 1.0  # a loop repeats what it does
+    inward, outward = np.prod(values.shape[:-1]), np.prod(values.shape[1:])
+    return square * inward if square * inward > 1 else min(1.0, square * max(inward, outward))
 
 
 def _is_fresh(layer, variable):
@@ -174,13 +176,6 @@ def _is_fresh(layer, variable):
         np.abs(values).max() <= 1.2 * np.abs(drawn).max()
         and abs(np.log((values.std() + 1e-12) / (drawn.std() + 1e-12))) < spread
     )
-
-
-def _last_layer(observation):
-    if not observation.reading.activations:
-        return None
-    name = observation.reading.activations[-1].layer
-    return next((layer for layer in all_layers(observation.model) if layer.name == name), None)
 
 
 def _from_logits(loss):

@@ -11,7 +11,6 @@ from nrm_keras.diagnostics.rules.base import Rule, worst_first
 class LossNotDecreasing(Rule):
     name = "loss_not_decreasing"
     threshold = 0.03
-    patience = 1
     checks = 10
     reason = "The model learns nothing from the data."
     advice = "Try ten times the learning rate and a tenth of it, look whether labels fit their examples, and whether loss and last activation fit."
@@ -33,42 +32,68 @@ class LossNotDecreasing(Rule):
             )
 
 
-class NoGeneralization(Rule):
-    name = "no_generalization"
-    threshold = 1.0
-    patience = 2
-    reason = "What is learned does not carry over to other examples."
-    advice = "Look whether labels fit their examples and whether both splits are prepared alike; stop earlier, or regularize."
+class NoBetterThanConstant(Rule):
+    name = "no_better_than_constant"
+    threshold = 0.98
+    reason = "A constant answer does as well."
+    advice = "Look whether labels fit their examples, and in the right order; then at the learning rate and the size of the model."
 
     def reset(self):
-        self._start = self._first_loss = None
+        self._constant = Constant()
 
     def observe(self, observation):
-        if self._first_loss is None:
-            self._first_loss = observation.loss
+        self._constant.add(observation)
 
     def end_epoch(self, epoch, logs):
-        value, train = logs.get("val_loss"), logs.get("loss")
-        if value is None or train is None or not self._first_loss or epoch < 2:
+        constant, loss = self._constant.loss(), logs.get("loss")
+        if not constant or loss is None or epoch < 2:
             return None
-        ratio = value / abs(self._first_loss)
-        if ratio <= self.threshold or not np.isfinite(ratio):
+        # who learns by heart does well in training
+        value = max(loss, logs.get("val_loss", loss))
+        if value <= self.threshold * constant or not np.isfinite(value):
             return iter(())
-        return iter(
-            [
-                Finding(
-                    None,
-                    ratio,
-                    f"The validation loss is {value:.4g}, the first training loss was {self._first_loss:.4g}.",
-                )
-            ]
-        )
+        which = "training" if value == loss else "validation"
+        text = f"After {epoch + 1} epochs the {which} loss is {value:.4g}; the best constant answer has {constant:.4g}."
+        return iter([Finding(None, value / constant, text)])
+
+
+class Constant:
+    """The loss of the best constant answer, from the labels seen; None where the loss is not one of the usual."""
+
+    def __init__(self):
+        self._labels: list[np.ndarray] = []
+        self._kind = None
+
+    def add(self, observation) -> None:
+        loss, y = observation.model.loss, keras.utils.unpack_x_y_sample_weight(observation.reading.batch)[1]
+        name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
+        if isinstance(name, str) and y is not None and not isinstance(y, (dict, list, tuple)):
+            self._kind = name.lower().replace("_", "")
+            self._labels.append(np.asarray(y))
+
+    def loss(self) -> float | None:
+        if not self._labels:
+            return None
+        labels = np.concatenate([values.reshape(len(values), -1) for values in self._labels]).astype("float64")
+        if self._kind == "sparsecategoricalcrossentropy":
+            shares = np.unique(labels, return_counts=True)[1] / labels.size
+            return float(-np.sum(shares * np.log(shares)))
+        if self._kind in ("categoricalcrossentropy", "binarycrossentropy"):
+            shares = np.clip(labels.mean(0), 1e-12, 1)
+            entropy = -shares * np.log(shares)
+            if self._kind.startswith("categorical"):
+                return float(entropy.sum())
+            others = np.clip(1 - shares, 1e-12, 1)
+            return float(np.mean(entropy - others * np.log(others)))
+        if self._kind in ("meansquarederror", "mse"):
+            return float(np.mean(labels.var(0)))
+        return None
 
 
 class Overfitting(Rule):
     name = "overfitting"
     threshold = 1.0
-    patience = 3
+    epoch_patience = 3
     reason = "The model learns its examples by heart."
     advice = "Stop earlier, use augmentation, dropout or weight decay, or a smaller model."
 
@@ -98,21 +123,49 @@ class RunningStatistics(Rule):
         "nrm_keras.layers.BatchNormalization, whose running statistics warm up."
     )
 
+    def reset(self):
+        self._before, self._last, self._gaps = {}, 0, []
+
     def observe(self, observation):
-        found = []
+        updates = observation.step - observation.first.step
+        found, self._gaps = [], []
         for inputs in observation.reading.inputs:
+            if not inputs.layer.trainable:
+                continue  # frozen on purpose
             mean, variance = records.running_gap(inputs)
             gap = float(np.sqrt(np.mean(np.square(mean) + np.square(variance))))
+            finding = Finding(inputs.name, gap, _gap_text(mean, variance))
             if gap > self.threshold and np.isfinite(gap):
-                found.append(
-                    Finding(
-                        inputs.name,
-                        gap,
-                        f"Running means are {np.sqrt(np.mean(mean**2)):.2g} standard deviations from the batch's, variances "
-                        f"off by a factor of {np.exp(np.sqrt(np.mean(variance**2))):.2g} (root mean squares).",
-                    )
-                )
+                self._gaps.append(finding)
+                if self._is_still(inputs) and updates or _initial_share(inputs.layer, updates) < 0.05:
+                    found.append(finding)
+            self._before[inputs.name] = inputs.moving_mean
         return worst_first(found)
+
+    def end_epoch(self, epoch, logs):
+        """Where they still lag behind: only if it shows."""
+        value, train = logs.get("val_loss"), logs.get("loss")
+        if value is None or train is None or not value > 2 * train:
+            return None
+        return worst_first(self._gaps)
+
+    def _is_still(self, inputs):
+        return np.array_equal(self._before.get(inputs.name), inputs.moving_mean)
+
+
+def _initial_share(layer, updates):
+    """What is left of the initial values after so many updates."""
+    momentum = getattr(layer, "momentum", None)
+    if not isinstance(momentum, float) or getattr(layer, "warmup", False):
+        return 0.0 if updates >= 10 else 1.0
+    return momentum**updates
+
+
+def _gap_text(mean, variance):
+    return (
+        f"Running means are {np.sqrt(np.mean(mean**2)):.2g} standard deviations from the batch's, variances off by a "
+        f"factor of {np.exp(np.sqrt(np.mean(variance**2))):.2g} (root mean squares)."
+    )
 
 
 class SmallBatch(Rule):

@@ -1,0 +1,28 @@
+"""The rules' names, the gravest first; a recipe knows them without TensorFlow."""
+
+RULE_NAMES = (
+    "non_finite",
+    "loss_mismatch",
+    "misplaced_normalization",
+    "frozen_at_random",
+    "extreme_setting",
+    "initialization",
+    "regularization",
+    "input_scale",
+    "dead_units",
+    "saturated_units",
+    "saturated_attention",
+    "normalizer_scale",
+    "activation_scale",
+    "constant_activation",
+    "vanishing_gradient",
+    "exploding_gradient",
+    "updates_too_large",
+    "updates_too_small",
+    "unchanged_weights",
+    "small_batch",
+    "running_statistics",
+    "loss_not_decreasing",
+    "no_better_than_constant",
+    "overfitting",
+)
