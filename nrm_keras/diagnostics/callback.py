@@ -73,7 +73,9 @@ class InternalStatistics(keras.callbacks.Callback):
 
     Notes:
         Under XLA and in mixed precision watching changes no bit of the training. In a plain float32 graph TensorFlow
-        fuses operations in another way where their values are looked at, so a probed step may differ in the last place.
+        adds up in another order where a sum in between is looked at, as that of a normalizer in front of a residual
+        connection: a probed step may differ in the last place. It does not, with or without the callback, after
+        `tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})`.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self.model.train_function = _plain(self.model.train_function)
         self.schedule = Schedule(self.every, self.budget)
         self._step, self._epoch, self._watchful_until = None, 0, 0
-        self._ran, self._late = False, False
+        self._ran = self._late = self._lost = False
         self._probe, self._history = self.probe, self.model.history
         self._plain_function = self._before = None
         self._records = records.Records(self.path)
@@ -288,8 +290,10 @@ class InternalStatistics(keras.callbacks.Callback):
             if not isinstance(self._probe, str):
                 raise
             # A train_step of one's own may feed the model with something else than the batch.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._say(f"InternalStatistics: no drift, the model does not take the training batch: {reason}")
+            name = type(error).__name__
+            self._say(
+                f"InternalStatistics: no drift, the model does not take the training batch ({name}). Pass `probe`."
+            )
             self._probe = None
         else:
             self._drift = drift
@@ -299,6 +303,9 @@ class InternalStatistics(keras.callbacks.Callback):
         if loss is None:
             return
         if not math.isfinite(loss):
+            if self._lost:
+                return
+            self._lost = True
             self._raise_alerts(self._rules.not_finite(self.model, self._step))
         elif self._losses.leaps():
             self._watchful_until = self._step + WATCHFUL
