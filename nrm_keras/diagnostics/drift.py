@@ -68,12 +68,17 @@ def _records(reference: str, before: dict[str, Activation], now: dict[str, Activ
             "layer": name,
             "type": activation.type,
             "reference": reference,
-            # over the channels
-            "mean_shift": float(np.sqrt(np.mean(np.square(moved.mean_shift)))),
-            "log_variance_ratio": float(np.mean(moved.log_variance_ratio)),
-            "kl_divergence": float(np.mean(moved.kl_divergence)),
-            "wasserstein": float(np.mean(moved.wasserstein)),
+            "mean_shift": _average(np.square(moved.mean_shift)) ** 0.5,
+            "log_variance_ratio": _average(moved.log_variance_ratio),
+            "kl_divergence": _average(moved.kl_divergence),
+            "wasserstein": _average(moved.wasserstein),
             "p15": low,
             "p50": middle,
             "p85": high,
         }
+
+
+def _average(values):
+    """Over the channels, without those that are constant on the batch, now or before."""
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if finite.size else np.nan

@@ -11,7 +11,7 @@ from nrm_keras.diagnostics.rules.base import Rule, worst_first
 class LossNotDecreasing(Rule):
     name = "loss_not_decreasing"
     threshold = 0.03
-    checks = 10
+    steps = 40
     reason = "The model learns nothing from the data."
     advice = "Try ten times the learning rate and a tenth of it, look whether labels fit their examples, and whether loss and last activation fit."
 
@@ -22,7 +22,7 @@ class LossNotDecreasing(Rule):
         if observation.loss is None:
             return
         self._losses.append(observation.loss)
-        if len(self._losses) < self.checks:
+        if len(self._losses) < 10 or observation.step - observation.first.step < self.steps:
             return
         begin, late = self._losses[0], float(np.median(self._losses[-5:]))
         gain = (begin - late) / max(abs(begin), 1e-12)
