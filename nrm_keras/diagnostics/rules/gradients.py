@@ -75,8 +75,8 @@ class ExplodingGradient(Rule):
 
     def observe(self, observation):
         norm = observation.gradient_norm
-        if norm is None:
-            return
+        if norm is None or not math.isfinite(norm):
+            return  # with a loss scale too large for float16 the optimizer leaves the step out
         usual = np.median(self._norms) if len(self._norms) >= 3 else None
         if usual and norm > self.threshold * usual:
             worst = max(observation.reading.weights, key=lambda w: w.gradient_norm)
