@@ -13,9 +13,9 @@ from nrm_keras.diagnostics import gap
 from nrm_keras.diagnostics.alerts import Alert
 from nrm_keras.diagnostics.callback import InternalStatistics
 from nrm_keras.diagnostics.deep import Deep
-from nrm_keras.diagnostics.probes import has_running_statistics
 from nrm_keras.diagnostics.rules import RULES
 from nrm_keras.surgery.batches import Batches
+from nrm_keras.surgery.meter import has_running_statistics
 
 STEPS = 20
 

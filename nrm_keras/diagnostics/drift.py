@@ -5,7 +5,8 @@ import numpy as np
 
 from nrm_keras.diagnostics import shift, units
 from nrm_keras.diagnostics.places import Places
-from nrm_keras.diagnostics.probes import Activation, Forward
+from nrm_keras.diagnostics.probes import Forward
+from nrm_keras.diagnostics.readings import Activation
 
 
 class Drift:

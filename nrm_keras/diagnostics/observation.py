@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from nrm_keras.diagnostics.places import Place, places_of
-from nrm_keras.diagnostics.probes import Activation, Reading, Weight
+from nrm_keras.diagnostics.readings import Activation, Reading, Weight
 
 
 class Finding(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from nrm_keras.diagnostics import units
 from nrm_keras.diagnostics.places import Places
-from nrm_keras.diagnostics.probes import Activation, Inputs, Reading, Weight
+from nrm_keras.diagnostics.readings import Activation, Inputs, Reading, Weight
 from nrm_keras.layers import AdaptiveNormalization
 
 
@@ -130,13 +130,17 @@ def of_gate(name: str, layer: AdaptiveNormalization) -> dict:
     }
 
 
-def running_gap(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Per channel |mu_run - mu_B| / sqrt(var_run + epsilon) and log((var_B + epsilon) / (var_run + epsilon))."""
+def running_gap(inputs: Inputs, mean=None, variance=None) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel |mu_run - mu_B| / sqrt(var_run + epsilon) and log((var_B + epsilon) / (var_run + epsilon)).
+
+    The batch's statistics are those of the inputs, unless others are given.
+    """
+    mean, variance = inputs.mean if mean is None else mean, inputs.variance if variance is None else variance
     epsilon = getattr(inputs.layer, "epsilon", 1e-3)
     with np.errstate(all="ignore"):  # statistics that are not finite give gaps that are not
         return (
-            np.abs(inputs.moving_mean - inputs.mean) / np.sqrt(inputs.moving_variance + epsilon),
-            np.log((inputs.variance + epsilon) / (inputs.moving_variance + epsilon)),
+            np.abs(inputs.moving_mean - mean) / np.sqrt(inputs.moving_variance + epsilon),
+            np.log((variance + epsilon) / (inputs.moving_variance + epsilon)),
         )
 
 

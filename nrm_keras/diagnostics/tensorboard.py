@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from nrm_keras.diagnostics.probes import Reading
+from nrm_keras.diagnostics.readings import Reading
 
 
 class TensorBoardLog:

@@ -9,7 +9,8 @@ from keras import layers
 from nrm_keras import layers as ours
 from nrm_keras.diagnostics import records, units
 from nrm_keras.diagnostics.places import Places
-from nrm_keras.diagnostics.probes import SAMPLE, Forward, ProbedStep
+from nrm_keras.diagnostics.probes import Forward, ProbedStep
+from nrm_keras.diagnostics.readings import SAMPLE
 
 RANDOM = np.random.default_rng(0)
 START = RANDOM.bit_generator.state

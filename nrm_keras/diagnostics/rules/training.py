@@ -1,5 +1,7 @@
 """Rules about the loss over time, and about running statistics."""
 
+from collections import deque
+
 import keras
 import numpy as np
 
@@ -124,18 +126,22 @@ class RunningStatistics(Rule):
     )
 
     def reset(self):
-        self._before, self._last, self._gaps = {}, 0, []
+        self._batches, self._before, self._gaps = {}, {}, []
 
     def observe(self, observation):
         updates = observation.step - observation.first.step
+        examples = keras.tree.flatten(observation.reading.batch)[0].shape[0]
         found, self._gaps = [], []
         for inputs in observation.reading.inputs:
             if not inputs.layer.trainable:
                 continue  # frozen on purpose
-            mean, variance = records.running_gap(inputs)
+            # against several batches, as one of few examples is noise
+            recent = self._batches.setdefault(inputs.name, deque(maxlen=self.patience))
+            recent.append((inputs.mean, inputs.variance))
+            mean, variance = records.running_gap(inputs, *np.mean(recent, 0))
             gap = float(np.sqrt(np.mean(np.square(mean) + np.square(variance))))
             finding = Finding(inputs.name, gap, _gap_text(mean, variance))
-            if gap > self.threshold and np.isfinite(gap):
+            if np.isfinite(gap) and gap > self.threshold + _noise(examples * len(recent)):
                 self._gaps.append(finding)
                 if self._is_still(inputs) and updates or _initial_share(inputs.layer, updates) < 0.05:
                     found.append(finding)
@@ -151,6 +157,11 @@ class RunningStatistics(Rule):
 
     def _is_still(self, inputs):
         return np.array_equal(self._before.get(inputs.name), inputs.moving_mean)
+
+
+def _noise(examples):
+    """What the gap of so many independent examples' statistics is by chance, if they are Gaussian."""
+    return (3 / max(examples - 1, 1)) ** 0.5
 
 
 def _initial_share(layer, updates):
