@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable
 
 import keras
 
@@ -75,37 +76,49 @@ class Alerts:
         self._streaks: dict = {}
         self._said: set = set()
         self._first: Observation | None = None
+        self._goes_on = False
 
     def action(self, alert: Alert):
         """What the settings want done at this alert; None: what is usual."""
         return (self._settings.get(alert.rule) or {}).get("action")
 
     def begin(self, model: keras.Model, step: int) -> list[Alert]:
-        """What is wrong before the first step."""
-        self._streaks, self._said, self._first = {}, set(), None
+        """What is wrong before the first step of this training; of one that goes on, less is asked."""
+        self._streaks, self._said, self._first, self._goes_on = {}, set(), None, step > 0
         for rule in self._rules:
             rule.reset()
-        return self._ask(step, ((rule, rule.begin(model)) for rule in self._rules), "beginning")
+        return self._ask(step, lambda rule: rule.begin(model), "beginning")
 
     def observe(self, observation: Observation) -> list[Alert]:
-        """What a probed step shows."""
+        """What a probed step shows; where numbers are not finite any more, only where that began."""
         self._first = observation.first = self._first or observation
-        return self._ask(observation.step, ((rule, rule.observe(observation)) for rule in self._rules), "step")
+        if not observation.finite:
+            return self._ask(
+                observation.step, lambda rule: rule.observe(observation) if rule.name == "non_finite" else None, "step"
+            )
+        return self._ask(observation.step, lambda rule: rule.observe(observation), "step")
 
     def end_epoch(self, step: int, epoch: int, logs: dict) -> list[Alert]:
         """What the epoch's results show."""
-        return self._ask(step, ((rule, rule.end_epoch(epoch, logs)) for rule in self._rules), "epoch")
+        return self._ask(step, lambda rule: rule.end_epoch(epoch, logs), "epoch")
 
     def not_finite(self, model: keras.Model, step: int) -> list[Alert]:
         """A loss that is not finite, in a step that was not probed."""
-        return self._ask(step, ((rule, rule.not_finite(model)) for rule in self._rules), "broken step")
+        return self._ask(step, lambda rule: rule.not_finite(model), "broken step")
 
-    def _ask(self, step: int, answers: Iterable[tuple[Rule, Findings]], when: str) -> list[Alert]:
+    def _ask(self, step: int, question: Callable[[Rule], Findings], when: str) -> list[Alert]:
         alerts = []
-        for rule, findings in answers:
+        for rule in [rule for rule in self._rules if not (rule.of_new_trainings and self._goes_on)]:
+            try:
+                answer = question(rule)
+                findings = None if answer is None else list(answer)
+            except Exception as error:  # noqa: BLE001 - no rule is worth a training
+                self._rules.remove(rule)
+                warnings.warn(f"The rule {rule.name} failed and is left out: {error!r}", stacklevel=2)
+                continue
             if findings is None:  # the rule has nothing to say at this point
                 continue
-            ripe = [f for f in self._counted(rule, list(findings), when) if (rule.name, f.layer) not in self._said]
+            ripe = [f for f in self._counted(rule, findings, when) if (rule.name, f.layer) not in self._said]
             if ripe:
                 self._said |= {(rule.name, finding.layer) for finding in ripe}
                 alerts.append(_alert(rule, step, ripe))
@@ -122,7 +135,7 @@ class Alerts:
 
 def _alert(rule: Rule, step: int, findings: list[Finding]) -> Alert:
     layer, value, evidence = findings[0]
-    others = tuple(finding.layer for finding in findings[1:] if finding.layer)
+    others = tuple(dict.fromkeys(f.layer for f in findings[1:] if f.layer and f.layer != layer))
     return Alert(
         rule.name, step, layer, float(value), float(rule.threshold), evidence, rule.reason, rule.advice, others
     )

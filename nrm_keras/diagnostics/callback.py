@@ -1,9 +1,7 @@
 """The callback that watches the inside of a model while `fit` trains it."""
 
 import math
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,9 +10,9 @@ import keras
 from nrm_keras.diagnostics import records, taps
 from nrm_keras.diagnostics.alerts import Alert, Alerts, Observation
 from nrm_keras.diagnostics.cost import Schedule
-from nrm_keras.diagnostics.deep import Deep
-from nrm_keras.diagnostics.drift import Drift
 from nrm_keras.diagnostics.evidence import Evidence
+from nrm_keras.diagnostics.fixed_batch import FixedBatch
+from nrm_keras.diagnostics.losses import Losses
 from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.probes import ProbedStep
 from nrm_keras.diagnostics.tensorboard import TensorBoardLog
@@ -128,7 +126,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self._rules = Alerts(alerts)
         self.probe = probe
         self.schedule = Schedule(every, budget)
-        self._probed_step = self._traced_for = self._drift = self._deep = None
+        self._probed_step = self._traced_for = self._fixed = None
 
     # Called by fit -----------------------------------------------------------------------------------------------
 
@@ -142,7 +140,7 @@ class InternalStatistics(keras.callbacks.Callback):
         self.schedule = Schedule(self.every, self.budget)
         self._step, self._epoch, self._watchful_until = None, 0, 0
         self._ran = self._late = self._lost = False
-        self._probe, self._history = self.probe, self.model.history
+        self._history = self.model.history
         self._plain_function = self._before = None
         self._records = records.Records(self.path)
         self._alert_records = records.Records(self.path and self.path.with_name(ALERTS))
@@ -159,7 +157,9 @@ class InternalStatistics(keras.callbacks.Callback):
         self._epoch, self._losses = epoch, Losses(self.model)
         if self._step is None:
             # only here: a callback that resumes a training has set the iterations by now
-            self._step = self._deep_at = self._drift_at = _iterations(self.model)
+            self._step = _iterations(self.model)
+            if self._fixed is not None:
+                self._fixed.restart(self._step)
             self._raise_alerts(self._rules.begin(self.model, self._step))
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -171,7 +171,7 @@ class InternalStatistics(keras.callbacks.Callback):
         if self._probing:
             began = time.perf_counter()
             self._evidence.copy_weights()
-            self._before = self._deep_measurement().values() if self._is_deep_due() else None
+            self._before = self._fixed.weights_if_due(self._step, self.deep_every, self.schedule)
             self._plain_function, self.model.train_function = self.model.train_function, self._probed_function
             self.schedule.add(time.perf_counter() - began)
         self._began = time.perf_counter()
@@ -188,19 +188,17 @@ class InternalStatistics(keras.callbacks.Callback):
         observation = self._observe(loss)
         self.schedule.add_probe(seconds, time.perf_counter() - began)
         began = time.perf_counter()
-        if self._drift is not None and self._step - self._drift_at >= self.drift_every:
-            self._measure_drift()
+        if self._fixed.is_drift_due(self._step, self.drift_every, self.schedule):
+            self._write(self._fixed.measure_drift(self._step))
         if self._before is not None and observation.finite:
-            self._write(self._deep.measure(self._before, observation.learning_rate))
-            self._deep_at = self._step
+            self._write(self._fixed.measure_deeply(self._step, self._before, observation.learning_rate))
         self.schedule.add(time.perf_counter() - began)
 
     def on_epoch_end(self, epoch, logs=None):
         self._put_plain_function_back()
-        if self._drift is not None:
+        if self._fixed is not None:
             began = time.perf_counter()
-            self._measure_drift()
-            self._drift.end_epoch()
+            self._write(self._fixed.end_epoch(self._step, self.schedule))
             self.schedule.add(time.perf_counter() - began)
         self._raise_alerts(self._rules.end_epoch(self._step, epoch, logs or {}))
 
@@ -216,23 +214,15 @@ class InternalStatistics(keras.callbacks.Callback):
     # Probing -----------------------------------------------------------------------------------------------------
 
     def _is_due(self):
-        if self._step < self._watchful_until or self._is_deep_due():
-            return True
         steps = self.model.steps_per_execution
         optimizer = taps.inner_optimizer(self.model.optimizer)
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         if accumulated > 1 and (self._step + steps) % accumulated >= steps:
             return False  # a step that only adds up gradients shows no update
-        return self._late or self.schedule.due(self._step, max(steps, accumulated))
-
-    def _is_deep_due(self):
-        labelled = self._drift is not None and self._drift.batch[1] is not None
-        return bool(self.deep_every) and labelled and self._step + 1 - self._deep_at >= self.deep_every
-
-    def _deep_measurement(self):
-        if self._deep is None:
-            self._deep = Deep(self.model, self._drift.batch)
-        return self._deep
+        if self._step < self._watchful_until or self._late:
+            return True
+        deep = self._fixed is not None and self._fixed.is_deep_due(self._step, self.deep_every, self.schedule)
+        return deep or self.schedule.due(self._step, max(steps, accumulated))
 
     def _prepare(self):
         """Makes the probed step, once the model has all its layers; whether it is there."""
@@ -240,10 +230,12 @@ class InternalStatistics(keras.callbacks.Callback):
             return False  # another one of these is at it
         if self._probed_step is not None and self._traced_for is self.model.train_function:
             return True  # from an earlier fit, whose drift goes on
-        self._probed_step = self._drift = self._deep = None
+        self._probed_step = self._fixed = None
         if self._ran or all(layer.built for layer in self.model.layers):
             self._places = Places(self.model, self.layers)
             self._probed_step, self._traced_for = ProbedStep(self.model, self._places), self.model.train_function
+            self._fixed = FixedBatch(self.model, self._places, self.probe, self._say)
+            self._fixed.restart(self._step)
         return self._probed_step is not None
 
     def _probed_function(self, iterator):
@@ -262,8 +254,7 @@ class InternalStatistics(keras.callbacks.Callback):
 
     def _observe(self, loss):
         reading = self._probed_step.read()
-        if self._drift is None and self._probe is not None:
-            self._begin_drift(reading.batch)
+        self._write(self._fixed.begin(reading.batch, self._step))
         observation = Observation(self.model, self._step, self._epoch, reading, loss)
         if observation.finite:
             self._evidence.keep_copies()
@@ -275,29 +266,10 @@ class InternalStatistics(keras.callbacks.Callback):
         }
         self._write([summary, *records.of_reading(reading, self._places, self.channels)])
         self._tensorboard.write_histograms(self._step, reading)
-        self._raise_alerts(self._rules.observe(observation))
+        if not self._lost:
+            self._raise_alerts(self._rules.observe(observation))
+        self._lost = self._lost or not observation.finite
         return observation
-
-    def _measure_drift(self):
-        self._write(self._drift.measure())
-        self._drift_at = self._step
-
-    def _begin_drift(self, batch):
-        drift = Drift(self.model, self._places, self._probe, batch)
-        try:
-            found = drift.measure()
-        except Exception as error:
-            if not isinstance(self._probe, str):
-                raise
-            # A train_step of one's own may feed the model with something else than the batch.
-            name = type(error).__name__
-            self._say(
-                f"InternalStatistics: no drift, the model does not take the training batch ({name}). Pass `probe`."
-            )
-            self._probe = None
-        else:
-            self._drift, self._drift_at = drift, self._step
-            self._write(found)
 
     def _look_at_loss(self, loss):
         """What no probe was there to see: a loss that is not finite, or one that leaps and may soon be so."""
@@ -335,7 +307,9 @@ class InternalStatistics(keras.callbacks.Callback):
 
 
 def _iterations(model):
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations)) if model.optimizer else 0
+    """How many batches the optimizer has seen; its own `iterations` counts updates, where gradients are accumulated."""
+    optimizer = taps.inner_optimizer(model.optimizer)
+    return int(keras.ops.convert_to_numpy(optimizer._iterations)) if optimizer else 0
 
 
 def _plain(train_function):
@@ -343,33 +317,3 @@ def _plain(train_function):
     while isinstance(getattr(train_function, "__self__", None), InternalStatistics):
         train_function = train_function.__self__._plain_function
     return train_function
-
-
-class Losses:
-    """The loss of each step of an epoch, from what `fit` reports: a running mean, or what a train_step of one's own says."""
-
-    def __init__(self, model: keras.Model):
-        self._model, self._is_mean = model, None
-        self._steps, self._sum = 0, 0.0
-        self._last: deque = deque(maxlen=20)
-
-    def add(self, steps: int, logs: dict | None) -> float | None:
-        """The mean loss of the steps since the last call; None where the train_step reports none."""
-        if not logs or "loss" not in logs:
-            return None
-        if self._is_mean is None:
-            self._is_mean = self._reports_mean(float(logs["loss"]))
-        total = float(logs["loss"]) * steps
-        loss = (total - self._sum) / max(steps - self._steps, 1) if self._is_mean else float(logs["loss"])
-        self._steps, self._sum = steps, total
-        self._last.append(loss)
-        return loss
-
-    def _reports_mean(self, loss):
-        results = [float(metric.result()) for metric in self._model.metrics if metric.name == "loss"]
-        return any(math.isnan(result) or math.isclose(result, loss, rel_tol=1e-4) for result in results)
-
-    def leaps(self) -> bool:
-        """Whether the last loss is far above those before."""
-        *before, last = self._last
-        return len(before) >= 3 and last > 3 * statistics.median(before) > 0

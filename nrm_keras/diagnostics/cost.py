@@ -29,11 +29,14 @@ class Schedule:
         self._began = time.perf_counter()
 
     def due(self, step: int, steps: int = 1) -> bool:
-        """Whether one of the steps from `step` (counted from 0) on is to be probed."""
-        if not self.probes:
-            return True
+        """Whether one of the steps from `step` (counted from 0) on is to be probed.
+
+        Without a budget the step alone decides, so that a resumed training is probed where an uninterrupted one is.
+        """
         if self.budget is None:
             return (step + steps - 1) // self.every > (step - 1) // self.every
+        if not self.probes:
+            return True
         return self.affords(statistics.median(self._recent) if self._recent else 0.0)
 
     def affords(self, seconds: float) -> bool:

@@ -50,7 +50,8 @@ class Evidence:
         folder.mkdir(parents=True)
         (folder / "alert.json").write_text(to_line(alert.record()), "utf-8")
         (folder / "statistics.jsonl").write_text("".join(map(to_line, self._records)), "utf-8")
-        self._model.save_weights(folder / "stopped.weights.h5")
+        if self._model.built:
+            self._model.save_weights(folder / "stopped.weights.h5")
         done = f"Stopped. Evidence is in {folder}"
         finite = self._finite or self._candidate_if_finite()
         if alert.rule == "non_finite" and finite:

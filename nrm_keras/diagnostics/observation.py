@@ -37,11 +37,11 @@ class Observation:
 
     @functools.cached_property
     def finite(self) -> bool:
-        return (
-            all(activation.finite for activation in self.reading.activations)
-            and all(math.isfinite(weight.norm + weight.update_norm) for weight in self.reading.weights)
-            and (self.loss is None or math.isfinite(self.loss))
-        )
+        """Of loss and weights: an activation may well be infinite, as a score is that a mask takes out."""
+        weights = all(math.isfinite(weight.norm + weight.update_norm) for weight in self.reading.weights)
+        if self.loss is None:
+            return weights and all(activation.finite for activation in self.reading.activations)
+        return weights and math.isfinite(self.loss)
 
     @functools.cached_property
     def gradient_norm(self) -> float | None:
@@ -85,5 +85,19 @@ class Observation:
         return {id(w.variable): w.values for w in self.reading.weights if w.values is not None}
 
     def hidden(self) -> list[Activation]:
-        """The activations but those of the last layer, which may well be sure of themselves."""
-        return self.reading.activations[:-1]
+        """The activations but those that are outputs, which may well be sure of themselves."""
+        ends = self.reading.ends or {a.layer for a in self.reading.activations[-1:]}
+        return [activation for activation in self.reading.activations if activation.layer not in ends]
+
+    @property
+    def output(self) -> Activation | None:
+        """The activation that is the model's output; None if that is not known, or not the one and only."""
+        ends = [activation for activation in self.reading.activations[-1:] if activation.layer in self.reading.ends]
+        return ends[0] if ends else None
+
+    @functools.cached_property
+    def loss_name(self) -> str:
+        """The compiled loss's name without underscores, such as "meansquarederror"; "" if there is none, or several."""
+        loss = self.model.loss if not isinstance(self.model.loss, str) else keras.losses.get(self.model.loss)
+        name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
+        return name.lower().replace("_", "") if isinstance(name, str) else ""

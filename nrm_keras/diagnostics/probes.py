@@ -6,12 +6,13 @@ import tensorflow as tf
 
 from nrm_keras.diagnostics import taps
 from nrm_keras.diagnostics.places import LOOPS, Places
-from nrm_keras.diagnostics.readings import Activation, Reading, activations_of, inputs_of, weight_of
+from nrm_keras.diagnostics.readings import Activation, Reading, activations_of, first_inputs_of, inputs_of, weight_of
 from nrm_keras.diagnostics.summaries import (
     Packing,
     channel_axes,
     of_all_replicas,
     summarize,
+    summarize_first_inputs,
     summarize_inputs,
     summarize_update,
 )
@@ -28,23 +29,32 @@ class ProbedStep:
         self._model, self._places = model, places
         self._function = model._make_function(self._step)
         self._optimizers = taps.optimizers_of(model)
+        self._models = [layer for layer in model._flatten_layers() if isinstance(layer, keras.Model)]
         self._outcome = None
         # One for each trace, and there may be several: of (packing, calls, inputs, variables), what the numbers mean.
         self._traces: list[tuple] = []
 
     def __call__(self, iterator):
-        with taps.hooks(self._places.candidates, self._optimizers):
+        with taps.hooks(self._places.candidates, self._optimizers, models=self._models):
             logs, *self._outcome = self._function(iterator)
         return logs
 
     def read(self) -> Reading:
         """What the last step showed; waits until the step is done."""
         vectors, batch, trace = self._outcome
-        packing, calls, inputs, variables = self._traces[int(trace)]
+        packing, calls, inputs, variables, ends, first = self._traces[int(trace)]
         replicas = [packing.unpack(row) for row in np.asarray(vectors)]
         loss = sum(float(r["loss"][0]) for r in replicas) if "loss" in replicas[0] else None
         weights = [weight_of(key, variable, replicas[0]) for key, variable in variables]
-        return Reading(loss, activations_of(calls, replicas), weights, inputs_of(inputs, replicas), batch)
+        return Reading(
+            loss,
+            activations_of(calls, replicas),
+            weights,
+            inputs_of(inputs, replicas),
+            batch,
+            frozenset(ends),
+            first_inputs_of(first, replicas),
+        )
 
     def _step(self, data):
         factors = {id(o): type(o).scale_loss(o, tf.ones(())) for o in self._optimizers}
@@ -64,7 +74,9 @@ class ProbedStep:
         packing.add("factor", factors.get(id(self._model.optimizer), tf.ones(())))
         if tf.executing_eagerly():
             self._traces.clear()
-        self._traces.append((packing, names, inputs, variables))
+        ends = [name for call, (name, *_) in zip(calls, names, strict=True) if id(call.output) in recorder.outputs]
+        first = summarize_first_inputs(packing, recorder.calls)
+        self._traces.append((packing, names, inputs, variables, ends, first))
         batch = keras.tree.map_structure(of_all_replicas, data)
         return logs, of_all_replicas(packing.vector()[None]), batch, tf.constant(len(self._traces) - 1)
 

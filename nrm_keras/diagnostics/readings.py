@@ -82,13 +82,19 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What one step showed."""
+    """What one step showed.
+
+    `ends` are the names of those activations that are outputs of the model, or of a model in it. `first_inputs` are mean
+    and variance of what the first layer with weights got, per channel; None if these are not floating-point numbers.
+    """
 
     loss: float | None
     activations: list[Activation]
     weights: list[Weight]
     inputs: list[Inputs]
     batch: tuple
+    ends: frozenset[str] = frozenset()
+    first_inputs: tuple[keras.layers.Layer, np.ndarray, np.ndarray] | None = None
 
 
 def pooled(parts: Sequence[tuple]) -> tuple[float, np.ndarray, np.ndarray]:
@@ -130,6 +136,11 @@ def inputs_of(described: list[tuple], replicas: list[dict]) -> list[Inputs]:
         Inputs(layer, name, *_moments_of(replicas, key), first[number, "moving_mean"], first[number, "moving_variance"])
         for key, number, layer, name in described
     ]
+
+
+def first_inputs_of(layer: keras.layers.Layer | None, replicas: list[dict]) -> tuple | None:
+    """Likewise of `summaries.summarize_first_inputs`."""
+    return None if layer is None else (layer, *_moments_of(replicas, "first inputs")[1:])
 
 
 def weight_of(key: tuple, variable: keras.Variable, numbers: dict) -> Weight:

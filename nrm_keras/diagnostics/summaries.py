@@ -105,6 +105,19 @@ def summarize_inputs(packing: Packing, chosen, calls, axes: dict, places: Places
     return described
 
 
+def summarize_first_inputs(packing: Packing, calls: Sequence[taps.Call]) -> keras.layers.Layer | None:
+    """Packs moments of what the first layer with weights gets; returns the layer, None where that is no float."""
+    first = next((call for call in calls if call.layer.weights), None)
+    values = first.input if first else None
+    if not isinstance(values, tf.Tensor) or not values.dtype.is_floating or not values.shape.rank:
+        return None
+    axis = values.shape.rank - 1
+    if values.shape[axis] is None:
+        return None
+    packing.add_moments("first inputs", *_rows(values, axis, getattr(values, "_keras_mask", None)))
+    return first.layer
+
+
 def summarize_update(packing: Packing, number: int, update: taps.Update) -> list[tuple]:
     """Packs norms of what one call of an optimizer was given and did; returns (key, variable) of each."""
     gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in update.gradients]

@@ -38,6 +38,7 @@ class Recorder:
     def __init__(self):
         self.calls: list[Call] = []
         self.updates: list[Update] = []
+        self.outputs: set[int] = set()
         self.loss = None
         self._graph = _graph()
 
@@ -82,7 +83,9 @@ def recording() -> Iterator[Recorder]:
 
 
 @contextlib.contextmanager
-def hooks(layers: Sequence[keras.layers.Layer] = (), optimizers: Sequence = (), silent: Sequence = ()):
+def hooks(
+    layers: Sequence[keras.layers.Layer] = (), optimizers: Sequence = (), silent: Sequence = (), models: Sequence = ()
+):
     """Within it, calls of the layers and of the optimizers' `apply` reach the recorder of the thread that makes them.
 
     The hooks are in the objects' own dictionaries, so neither their classes nor what Keras tracks of them change, and
@@ -92,12 +95,15 @@ def hooks(layers: Sequence[keras.layers.Layer] = (), optimizers: Sequence = (), 
         layers: layers to listen to.
         optimizers: optimizers to listen to.
         silent: layers that are called with `training=False`.
+        models: models whose outputs are to be known as such.
     """
     with contextlib.ExitStack() as undo:
         for layer in silent:
             undo.enter_context(_replaced(layer, "call", _silenced(layer.call)))
         for layer in layers:
             undo.enter_context(_replaced(layer, "call", _tapped(layer, layer.call)))
+        for model in models:
+            undo.enter_context(_replaced(model, "call", _noted(model.call)))
         for optimizer in optimizers:
             undo.enter_context(_replaced(optimizer, "apply", _observed(optimizer, optimizer.apply)))
             undo.enter_context(_replaced(optimizer, "scale_loss", _overheard(optimizer.scale_loss)))
@@ -136,6 +142,16 @@ def _tapped(layer, original):
         if not is_recording():
             return outputs
         return _thread.recorder.tap(layer, args or kwargs, outputs)
+
+    return call
+
+
+def _noted(original):
+    def call(*args, **kwargs):
+        outputs = original(*args, **kwargs)
+        if is_recording():
+            _thread.recorder.outputs |= {id(tensor) for tensor in keras.tree.flatten(outputs)}
+        return outputs
 
     return call
 

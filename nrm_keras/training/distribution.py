@@ -113,6 +113,7 @@ class EvenlyCounted(keras.losses.Loss):
     def __init__(self, loss: keras.losses.Loss):
         super().__init__(name=loss.name)
         self._loss = loss
+        self.from_logits = getattr(loss, "from_logits", False)
 
     def call(self, y_true, y_pred):
         values = self._loss.call(y_true, y_pred)

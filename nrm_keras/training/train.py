@@ -55,6 +55,9 @@ def train(
     keras.utils.set_random_seed(recipe.train.seed)
     if recipe.train.deterministic:
         tf.config.experimental.enable_op_determinism()
+    if recipe.diagnostics is not None:
+        # or TensorFlow adds up in another order where a sum is looked at, and a resumed run could not repeat the bits
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     strategy = distribution.make_strategy(recipe.train)
     replicas = strategy.num_replicas_in_sync if strategy else 1
 

@@ -1,6 +1,7 @@
 """Rules on trainings that are sick in a known way, and on one that is not."""
 
 import json
+import random
 
 import keras
 import numpy as np
@@ -135,3 +136,76 @@ def test_names_of_rules_and_settings_are_checked():
         Alerts({"dead_unit": False})
     with pytest.raises(ValueError, match="Received: 'limit' for 'dead_units'"):
         Alerts({"dead_units": {"limit": 3}})
+
+
+def test_one_alert_for_what_is_not_finite():
+    keras.utils.set_random_seed(0)
+    x, y = digits()
+    x = x.copy()
+    x[100, 0] = np.nan
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(32, "relu"), layers.Dense(10)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    watch = InternalStatistics(every=1, say=lambda line: None)
+    model.fit(x, y, epochs=1, shuffle=False, verbose=0, callbacks=[watch])
+    assert [(alert.rule, alert.layer, alert.step) for alert in watch.alerts] == [("non_finite", None, 4)]
+    assert "batch itself" in watch.alerts[0].evidence
+
+
+def test_a_rule_that_fails_is_left_out(monkeypatch):
+    monkeypatch.setattr(RULES[8], "observe", lambda self, observation: 1 / 0)
+    with pytest.warns(UserWarning, match="The rule dead_units failed and is left out: ZeroDivisionError"):
+        _, watch = train([dead_layer()])
+    assert watch.alerts and "dead_units" not in {alert.rule for alert in watch.alerts}
+
+
+def test_a_training_that_goes_on_is_not_asked_how_it_began():
+    model, watch = train([layers.Dense(32, "relu", name="hidden")])
+    x, y = digits()
+    model.get_layer("hidden").kernel.assign(10 * model.get_layer("hidden").kernel)
+    model.fit(x, y, epochs=8, verbose=0, callbacks=[watch])
+    assert not {"initialization", "loss_not_decreasing"} & {alert.rule for alert in watch.alerts}
+
+
+def test_watching_draws_no_random_number():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(4, trainable=False), layers.Dense(10)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    expected = random.getstate()
+    watch = InternalStatistics(every=1, say=lambda line: None)
+    model.fit(*digits(), epochs=1, shuffle=False, verbose=0, callbacks=[watch])
+    assert watch.alerts[0].rule == "frozen_at_random"
+    assert random.getstate() == expected
+
+
+def test_weights_that_were_given_are_not_random():
+    matrix = np.random.default_rng(0).normal(size=(64, 16))
+    given = layers.Dense(16, kernel_initializer=keras.initializers.Constant(matrix), trainable=False, name="given")
+    _, watch = train([given])
+    assert watch.alerts == []
+
+
+def test_steps_that_become_small_on_purpose():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 30, end_learning_rate=0.0)
+    _, watch = train([layers.Dense(32, "relu")], optimizer=keras.optimizers.SGD(schedule))
+    assert "updates_too_small" not in {alert.rule for alert in watch.alerts}
+
+
+def test_two_outputs_may_be_sure_of_themselves():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64,))
+    rare = layers.Dense(1, "sigmoid", bias_initializer=keras.initializers.Constant(-9.0), name="rare")(inputs)
+    model = keras.Model(inputs, [rare, layers.Dense(10, name="digit")(inputs)])
+    model.compile("adam", ["binary_crossentropy", keras.losses.SparseCategoricalCrossentropy(from_logits=True)])
+    watch = InternalStatistics(every=2, say=lambda line: None)
+    x, y = digits()
+    model.fit(x, [np.zeros((len(y), 1)), y], epochs=3, verbose=0, callbacks=[watch])
+    assert watch.alerts == []
+
+
+def test_a_constant_answer_is_no_match_for_a_weighted_loss():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(10, kernel_regularizer=keras.regularizers.L2(0.05))])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    watch = InternalStatistics(every=2, say=lambda line: None)
+    model.fit(*digits(), epochs=4, verbose=0, class_weight=dict.fromkeys(range(10), 3.0), callbacks=[watch])
+    assert "no_better_than_constant" not in {alert.rule for alert in watch.alerts}

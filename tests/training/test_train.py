@@ -273,3 +273,33 @@ def test_a_signal_stops_at_the_end_of_the_step_and_says_how_to_go_on(tmp_path, n
     assert f"run --resume {recipe.parent}" in output
     assert "Traceback" not in errors
     assert (recipe.parent / "checkpoints" / "state.npz").exists() and (recipe.parent / "report.html").exists()
+
+
+WATCHED = {"train.epochs": 3, "data.limit": 400, "data.batch_size": 16, "diagnostics": {"every": 10}}
+
+
+def test_a_watched_run_writes_records_and_resumes_bit_for_bit(tmp_path):
+    """Regression: a probed step adds up in another order, and a resumed run probed other steps."""
+    whole = nrm_keras.run("images/digits_adaptive", WATCHED, out=tmp_path / "whole", say=quiet)
+    command = [sys.executable, "-m", "nrm_keras", "run", "images/digits_adaptive", "--out", str(tmp_path / "killed")]
+    command += [f"{key}={json.dumps(value)}" for key, value in WATCHED.items()]
+    process = subprocess.Popen([*command, "train.checkpoint_every=7"], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2/3"):
+            process.kill()
+            break
+    process.wait()
+    (path,) = (tmp_path / "killed" / "images" / "digits_adaptive").iterdir()
+    resumed = nrm_keras.resume(path, say=quiet)
+    for one, other in zip(
+        nrm_keras.load(whole.path).get_weights(), nrm_keras.load(resumed.path).get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+    def steps(run):
+        records = map(json.loads, (run.path / directory.STATISTICS).read_text().splitlines())
+        return [record["step"] for record in records if record["kind"] == "step"]
+
+    # besides those that a leap of the loss makes it look at
+    assert set(range(1, 75, 10)) <= set(steps(resumed)) and set(range(1, 75, 10)) <= set(steps(whole))
+    assert steps(resumed) == sorted(set(steps(resumed)))

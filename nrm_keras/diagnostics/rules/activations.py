@@ -5,7 +5,9 @@ import numpy as np
 
 from nrm_keras.diagnostics import records, units
 from nrm_keras.diagnostics.observation import Finding
+from nrm_keras.diagnostics.places import is_activation
 from nrm_keras.diagnostics.rules.base import Rule, worst_first
+from nrm_keras.diagnostics.rules.structure import is_fresh
 from nrm_keras.surgery.structure import is_normalizer
 
 
@@ -107,10 +109,14 @@ class ActivationScale(Rule):
     advice = "Standardize the inputs, use Glorot or He initialization, or put a normalizer in front of the layer."
 
     def observe(self, observation):
+        # what a normalizer gets may have any scale
+        behind = zip(observation.reading.activations, observation.reading.activations[1:], strict=False)
+        layers = {place.name: place.layer for place in observation.places}
+        normalized = {a.layer for a, b in behind if b.layer in layers and is_normalizer(layers[b.layer])}
         found = []
         for activation in observation.hidden():
             deviation = activation.total_variance**0.5
-            if deviation > self.threshold:
+            if deviation > self.threshold and activation.layer not in normalized:
                 found.append(
                     Finding(activation.layer, deviation, f"Its outputs have a standard deviation of {deviation:.3g}.")
                 )
@@ -125,7 +131,11 @@ class ConstantActivation(Rule):
     advice = "Use larger initial weights (Glorot or He), or put a normalizer behind the layer."
 
     def observe(self, observation):
+        places = {place.name: place for place in observation.places}
         for activation in observation.hidden():
+            place = places.get(activation.layer)
+            if activation.kind == "softmax" or place and not place.kernels and not is_activation(place.layer):
+                continue  # a scale of its own may well begin at 0
             size = (activation.variance.mean() + np.mean(activation.mean**2)) ** 0.5
             if activation.finite and size < self.threshold:
                 yield Finding(activation.layer, size, f"Its outputs have a root mean square of {size:.2g}.")
@@ -133,38 +143,25 @@ class ConstantActivation(Rule):
 
 class InputScale(Rule):
     name = "input_scale"
+    of_new_trainings = True
     threshold = 10.0
     patience = 1
     reason = "Weights are initialized for inputs of unit variance."
     advice = "Standardize the inputs: keras.layers.Normalization or Rescaling as the first layer."
 
     def observe(self, observation):
-        if observation.first is not observation or _normalizes_first(observation.model):
+        if observation.first is not observation or observation.reading.first_inputs is None:
             return
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)
-        for values in keras.tree.flatten(x):
-            values = np.asarray(values)
-            if values.dtype.kind != "f" or not np.isfinite(values).all():
-                continue
-            rows = values.reshape(-1, values.shape[-1]).astype("float64")
-            size = np.sqrt(np.mean(rows**2, 0))
-            if np.sqrt(np.mean(size**2)) > self.threshold:
-                where = int(np.argmax(size))
-                yield Finding(
-                    None,
-                    float(np.sqrt(np.mean(size**2))),
-                    f"The inputs have a root mean square of {np.sqrt(np.mean(size**2)):.3g}; feature {where} has {size[where]:.3g}.",
-                )
-
-
-def _normalizes_first(model):
-    preprocessing = (keras.layers.Normalization, keras.layers.Rescaling, keras.layers.Embedding)
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, preprocessing) or is_normalizer(layer):
-            return True
-        if layer.weights:
-            return False
-    return False
+        layer, mean, variance = observation.reading.first_inputs
+        place = next((place for place in observation.places if place.layer is layer), None)
+        if place is None or is_normalizer(layer) or not all(is_fresh(layer, v) for v in place.kernels):
+            return  # trained weights know their inputs
+        sizes = np.sqrt(variance + np.square(mean))
+        size = float(np.sqrt(np.mean(np.square(sizes))))
+        if size > self.threshold:
+            where = int(np.argmax(sizes))
+            text = f"Its inputs have a root mean square of {size:.3g}; feature {where} has {sizes[where]:.3g}."
+            yield Finding(place.name, size, text)
 
 
 def _values(observation, layer, name):

@@ -20,6 +20,7 @@ class Rule:
         threshold: what the finding's value is held against.
         patience: in how many observations in a row it must be so.
         epoch_patience: in how many epochs in a row, where the finding is about epochs.
+        of_new_trainings: whether it says nothing of a training that goes on.
         reason: why it matters.
         advice: what to try.
     """
@@ -28,6 +29,7 @@ class Rule:
     threshold = 0.0
     patience = 1
     epoch_patience = 2
+    of_new_trainings = False
     reason = ""
     advice = ""
 

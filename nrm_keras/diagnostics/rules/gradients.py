@@ -28,7 +28,7 @@ class NonFinite(Rule):
             return
         bad = [a for a in observation.reading.activations if not a.finite]
         if bad:
-            count = int((~np.isfinite(bad[0].mean)).sum())
+            count = int((~np.isfinite(bad[0].mean + bad[0].variance)).sum())
             yield Finding(bad[0].layer, count, f"{count} of its {len(bad[0].mean)} channels are the first not finite.")
             return
         for weight in observation.reading.weights:
@@ -107,10 +107,18 @@ class UpdatesTooSmall(Rule):
     reason = "At this rate the weights stay where they were initialized; about 0.001 a step is healthy."
     advice = "Raise the learning rate; look whether gradients are clipped (clipnorm, clipvalue) far below their norm."
 
+    def reset(self):
+        self._moved = False
+
     def observe(self, observation):
-        ratios = [(layer, w.update_norm / w.norm) for layer, w in observation.kernels if w.norm and w.gradient_norm]
-        if ratios and max(r for _, r in ratios) < self.threshold:
-            yield Finding(None, max(r for _, r in ratios), _ratio_text("all weights", ratios))
+        kernels = [(layer, w) for layer, w in observation.kernels if w.norm and w.gradient_norm and w.update_norm]
+        ratios = [(layer, w.update_norm / w.norm) for layer, w in kernels]
+        if not ratios:
+            return
+        largest = max(ratio for _, ratio in ratios)
+        self._moved = self._moved or largest >= self.threshold
+        if not self._moved:  # at the end of a schedule steps are small on purpose
+            yield Finding(None, largest, _ratio_text("all weights", ratios))
 
 
 class UnchangedWeights(Rule):
@@ -134,7 +142,7 @@ def _ratio_text(which, ratios):
 
 
 def _relative_gradients(observation):
-    """(layer, gradient per weight relative to the root mean square of the weights) of each kernel, in order."""
+    """(layer, root mean square of the gradient) of each kernel, in order."""
     return [(layer, w.gradient_norm / max(math.prod(w.variable.shape), 1) ** 0.5) for layer, w in observation.kernels]
 
 

@@ -1,11 +1,14 @@
 """Rules about how the model is built and compiled, before the first step."""
 
+import random
+
 import keras
 import numpy as np
 
 from nrm_keras.diagnostics.observation import Finding
 from nrm_keras.diagnostics.places import places_of
 from nrm_keras.diagnostics.rules.base import Rule, worst_first
+from nrm_keras.diagnostics.taps import inner_optimizer
 from nrm_keras.diagnostics.units import activation_kind
 from nrm_keras.surgery.structure import is_normalizer
 
@@ -17,19 +20,14 @@ class LossMismatch(Rule):
     advice = "Logits (no activation) go with from_logits=True, softmax and sigmoid with from_logits=False; regression ends without activation."
 
     def observe(self, observation):
-        if observation.first is not observation:
+        outputs, loss = observation.output, observation.model.loss
+        if observation.first is not observation or outputs is None or not _is_keras_own(loss):
             return
-        outputs, loss = observation.reading.activations[-1:], observation.model.loss
-        last = observation.layer(outputs[0].layer) if outputs else None
-        kind = activation_kind(last) if last is not None else None
-        name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
-        if last is None or not isinstance(name, str):
-            return
-        name = name.lower().replace("_", "")
+        kind = activation_kind(observation.layer(outputs.layer))
         y = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)[1]
-        text = _mismatch(name, _from_logits(loss), kind, outputs[0], y)
+        text = _mismatch(observation.loss_name, _from_logits(loss), kind, outputs, y)
         if text:
-            yield Finding(outputs[0].layer, 1, text)
+            yield Finding(outputs.layer, 1, text)
 
 
 class Misplaced(Rule):
@@ -39,16 +37,12 @@ class Misplaced(Rule):
     advice = "Take the last normalizer out, or put it in front of the last layer with weights."
 
     def observe(self, observation):
-        if observation.first is not observation:
+        behind = observation.output
+        if observation.first is not observation or behind is None:
             return
         for last in observation.reading.activations[-2:]:
-            layer = observation.layer(last.layer)
-            behind = observation.reading.activations[-1]
-            if (
-                layer is not None
-                and is_normalizer(layer)
-                and (last is behind or behind.type in ("Activation", "Softmax"))
-            ):
+            ends = last is behind or behind.type in ("Activation", "Softmax")
+            if ends and is_normalizer(observation.layer(last.layer)):
                 yield Finding(last.layer, 1, "Normalizer behind the layer that gives the outputs.")
 
 
@@ -64,7 +58,7 @@ class FrozenAtRandom(Rule):
             for place in places_of(model)
             if place.layer.built and not place.layer.trainable
             for variable in place.kernels
-            if _is_fresh(place.layer, variable)
+            if is_fresh(place.layer, variable)
         )
 
 
@@ -78,7 +72,7 @@ class Settings(Rule):
         for place in places_of(model):
             for text in _extremes(place.layer):
                 yield Finding(place.name, 1, text)
-        optimizer = model.optimizer
+        optimizer = inner_optimizer(model.optimizer)
         for name in ("clipnorm", "global_clipnorm", "clipvalue"):
             value = getattr(optimizer, name, None)
             if value is not None and value < 1e-4:
@@ -87,30 +81,35 @@ class Settings(Rule):
 
 class Initialization(Rule):
     name = "initialization"
+    of_new_trainings = True
     threshold = 20.0
     reason = "Activations grow or shrink by that from layer to layer."
     advice = "Use the default initializers, He for ReLU."
 
     def begin(self, model):
         found = []
-        for place in places_of(model):
-            for variable in place.kernels if place.layer.built and place.layer.trainable else ():
-                gain = _gain(place.layer, variable)
-                if not 1 / self.threshold < gain < self.threshold and gain > 0:
-                    text = f"{variable.path} multiplies variances by {gain:.3g}."
-                    found.append(Finding(place.name, max(gain, 1 / gain), text))
+        kernels = [(p, v) for p in places_of(model) if p.layer.built and p.layer.trainable for v in p.kernels]
+        for place, variable in kernels:
+            gain = _gain(place.layer, variable)
+            # outputs may well begin near 0
+            least = 0 if variable is kernels[-1][1] else 1 / self.threshold
+            if gain > 0 and not least < gain < self.threshold:
+                text = f"{variable.path} multiplies variances by {gain:.3g}."
+                found.append(Finding(place.name, max(gain, 1 / gain), text))
         return worst_first(found)
 
 
 class Regularization(Rule):
     name = "regularization"
+    of_new_trainings = True
     threshold = 0.9
     reason = "The weights are pulled to 0 before they learn anything."
     advice = "Use a factor such as 1e-4 for L2, or the optimizer's weight_decay."
 
     def begin(self, model):
-        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) if model.optimizer else 0
-        decay = getattr(model.optimizer, "weight_decay", None) or 0
+        optimizer = inner_optimizer(model.optimizer)
+        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate)) if optimizer else 0
+        decay = getattr(optimizer, "weight_decay", None) or 0
         if rate * decay > 0.01:
             yield Finding(
                 None, rate * decay, f"Weight decay takes {100 * rate * decay:.2g}% of each weight in every step."
@@ -159,23 +158,36 @@ def _gain(layer, variable):
     if "recurrent" in variable.name:
         return 4 * square * values.shape[0] if square * values.shape[0] > 1.5 else 1.0  # a loop repeats what it does
     inward, outward = np.prod(values.shape[:-1]), np.prod(values.shape[1:])
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        inward = outward = np.prod(values.shape[:-2])
+    if isinstance(layer, keras.layers.EinsumDense):
+        inward = values.shape[0]  # at least that axis is summed over
     return square * inward if square * inward > 1 else min(1.0, square * max(inward, outward))
 
 
-def _is_fresh(layer, variable):
+def is_fresh(layer, variable):
     """Whether a kernel is distributed as its initializer draws, and its bias is still 0."""
     name = "embeddings" if isinstance(layer, keras.layers.Embedding) else variable.name
     initializer = getattr(layer, f"{name}_initializer", None)
     bias = getattr(layer, "bias", None)
-    if initializer is None or bias is not None and np.any(keras.ops.convert_to_numpy(bias)):
+    if not hasattr(initializer, "seed") or bias is not None and np.any(keras.ops.convert_to_numpy(bias)):
         return False
-    drawn = np.asarray(keras.ops.convert_to_numpy(initializer.clone()(variable.shape)), "float64")
+    state = random.getstate()  # Keras draws seeds from there, and so may the data set
+    try:
+        drawn = np.asarray(keras.ops.convert_to_numpy(initializer.clone()(variable.shape)), "float64")
+    finally:
+        random.setstate(state)
     values = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
     spread = 4 * np.sqrt(2 / values.size)
     return bool(
         np.abs(values).max() <= 1.2 * np.abs(drawn).max()
         and abs(np.log((values.std() + 1e-12) / (drawn.std() + 1e-12))) < spread
     )
+
+
+def _is_keras_own(loss):
+    """Whether the loss means what its name says."""
+    return isinstance(loss, str) or hasattr(loss, "from_logits") or type(loss).__module__.startswith("keras.")
 
 
 def _from_logits(loss):

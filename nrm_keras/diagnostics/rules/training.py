@@ -1,26 +1,32 @@
 """Rules about the loss over time, and about running statistics."""
 
+import collections
 from collections import deque
 
 import keras
 import numpy as np
 
+from nrm_keras import layers
 from nrm_keras.diagnostics import records
 from nrm_keras.diagnostics.observation import Finding
 from nrm_keras.diagnostics.rules.base import Rule, worst_first
 
+BATCH_NORMALIZERS = (keras.layers.BatchNormalization, layers.BatchNormalization)
+
 
 class LossNotDecreasing(Rule):
     name = "loss_not_decreasing"
+    of_new_trainings = True
     threshold = 0.03
     steps = 40
     reason = "The model learns nothing from the data."
     advice = "Try ten times the learning rate and a tenth of it, look whether labels fit their examples, and whether loss and last activation fit."
 
     def reset(self):
-        self._losses = []
+        self._losses, self._constant = [], Constant()
 
     def observe(self, observation):
+        self._constant.add(observation)
         if observation.loss is None:
             return
         self._losses.append(observation.loss)
@@ -28,7 +34,8 @@ class LossNotDecreasing(Rule):
             return
         begin, late = self._losses[0], float(np.median(self._losses[-5:]))
         gain = (begin - late) / max(abs(begin), 1e-12)
-        if gain < self.threshold:
+        constant = self._constant.loss()
+        if gain < self.threshold and not (constant and late < 0.9 * constant):  # it may have learned before
             yield Finding(
                 None, gain, f"The loss went from {begin:.4g} to {late:.4g} in {len(self._losses)} observations."
             )
@@ -41,55 +48,63 @@ class NoBetterThanConstant(Rule):
     advice = "Look whether labels fit their examples, and in the right order; then at the learning rate and the size of the model."
 
     def reset(self):
-        self._constant = Constant()
+        self._constant, self._best = Constant(), np.inf
 
     def observe(self, observation):
         self._constant.add(observation)
 
     def end_epoch(self, epoch, logs):
-        constant, loss = self._constant.loss(), logs.get("loss")
-        if not constant or loss is None or epoch < 2:
+        loss, validation = logs.get("loss"), logs.get("val_loss")
+        if loss is None:
+            return None
+        # one that was better once has learned something, whatever came of it
+        self._best = min(self._best, np.inf if validation is None else validation)
+        constant = self._constant.loss() if epoch >= 2 else None
+        if not constant:
             return None
         # who learns by heart does well in training
-        value = max(loss, logs.get("val_loss", loss))
+        value = max(loss, loss if validation is None else self._best)
         if value <= self.threshold * constant or not np.isfinite(value):
             return iter(())
-        which = "training" if value == loss else "validation"
-        text = f"After {epoch + 1} epochs the {which} loss is {value:.4g}; the best constant answer has {constant:.4g}."
+        which = "training loss is" if value == loss else "best validation loss was"
+        text = f"After {epoch + 1} epochs the {which} {value:.4g}; the best constant answer has {constant:.4g}."
         return iter([Finding(None, value / constant, text)])
 
 
 class Constant:
-    """The loss of the best constant answer, from the labels seen; None where the loss is not one of the usual."""
+    """The mean loss of the best constant answer, from the labels seen; None where the loss is none of the usual.
+
+    What is added to the loss, or weighs it, makes it another one.
+    """
 
     def __init__(self):
-        self._labels: list[np.ndarray] = []
-        self._kind = None
+        self._counts: collections.Counter = collections.Counter()
+        self._sums = np.zeros(3)  # of ones, labels and squares of labels
+        self._name: str | None = None
 
     def add(self, observation) -> None:
-        loss, y = observation.model.loss, keras.utils.unpack_x_y_sample_weight(observation.reading.batch)[1]
-        name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
-        if isinstance(name, str) and y is not None and not isinstance(y, (dict, list, tuple)):
-            self._kind = name.lower().replace("_", "")
-            self._labels.append(np.asarray(y))
+        _, y, weight = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)
+        loss = observation.model.loss
+        mean = getattr(loss, "reduction", "sum_over_batch_size") in ("sum_over_batch_size", "mean")
+        plain = y is not None and not isinstance(y, (dict, list, tuple)) and weight is None
+        self._name = observation.loss_name if plain and mean and not observation.model.losses else ""
+        if self._name == "sparsecategoricalcrossentropy":
+            self._counts.update(dict(zip(*np.unique(np.asarray(y), return_counts=True), strict=True)))
+        elif self._name in ("meansquarederror", "binarycrossentropy"):
+            values = np.asarray(y, "float64")
+            self._sums += (values.size, values.sum(), np.square(values).sum())
 
     def loss(self) -> float | None:
-        if not self._labels:
-            return None
-        labels = np.concatenate([values.reshape(len(values), -1) for values in self._labels]).astype("float64")
-        if self._kind == "sparsecategoricalcrossentropy":
-            shares = np.unique(labels, return_counts=True)[1] / labels.size
+        if self._name == "sparsecategoricalcrossentropy":
+            shares = np.array(list(self._counts.values())) / sum(self._counts.values())
             return float(-np.sum(shares * np.log(shares)))
-        if self._kind in ("categoricalcrossentropy", "binarycrossentropy"):
-            shares = np.clip(labels.mean(0), 1e-12, 1)
-            entropy = -shares * np.log(shares)
-            if self._kind.startswith("categorical"):
-                return float(entropy.sum())
-            others = np.clip(1 - shares, 1e-12, 1)
-            return float(np.mean(entropy - others * np.log(others)))
-        if self._kind in ("meansquarederror", "mse"):
-            return float(np.mean(labels.var(0)))
-        return None
+        number, total, squares = self._sums
+        if not number:
+            return None
+        if self._name == "meansquarederror":
+            return float(squares / number - (total / number) ** 2)
+        shares = np.array([total / number, 1 - total / number])
+        return float(-np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
 
 
 class Overfitting(Rule):
@@ -192,8 +207,6 @@ class SmallBatch(Rule):
         if examples >= self.threshold:
             return
         for inputs in observation.reading.inputs:
-            if (
-                isinstance(inputs.layer, keras.layers.BatchNormalization)
-                or type(inputs.layer).__name__ == "BatchNormalization"
-            ):
+            # a frozen one uses its running statistics
+            if inputs.layer.trainable and isinstance(inputs.layer, BATCH_NORMALIZERS):
                 yield Finding(inputs.name, examples, f"It normalizes with the statistics of {examples} examples.")
