@@ -222,7 +222,8 @@ class InternalStatistics(keras.callbacks.Callback):
         if self._step < self._watchful_until or self._late:
             return True
         deep = self._fixed is not None and self._fixed.is_deep_due(self._step, self.deep_every, self.schedule)
-        return deep or self.schedule.due(self._step, max(steps, accumulated))
+        window = max(steps, accumulated)  # the steps since the last update count
+        return deep or self.schedule.due(self._step + steps - window, window)
 
     def _prepare(self):
         """Makes the probed step, once the model has all its layers; whether it is there."""
