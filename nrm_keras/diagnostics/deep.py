@@ -29,7 +29,6 @@ class Deep:
         self._objective = Objective(model, *batch)
         self._invariant: dict[str, weights.Invariance] | None = None
         self._noise = noise.GradientNoise()
-        self.products = 0
 
     def measure(self, before: tf.Tensor | None, learning_rate: float) -> list[dict]:
         """Records of all of it.
@@ -60,7 +59,6 @@ class Deep:
 
     def _curvature(self, learning_rate):
         found = curvature.curvature_of(self._objective)
-        self.products += found.products
         momentum = getattr(taps.inner_optimizer(self._model.optimizer), "momentum", 0.0)
         momentum = momentum if isinstance(momentum, float) and 0 <= momentum < 1 else 0.0
         return {

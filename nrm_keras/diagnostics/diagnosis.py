@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-import math
+import warnings
 
 import keras
 import numpy as np
@@ -40,7 +40,7 @@ class Diagnosis:
         head = f"{len(self.findings) or 'No'} finding{'s' * (len(self.findings) != 1)} in {self.steps} steps"
         lines = [f"{n}. {_paragraph(alert)}" for n, alert in enumerate(self.findings, 1)]
         curvature = next((record for record in self.records if record["kind"] == "curvature"), None)
-        if curvature:
+        if curvature and curvature["edge_of_stability"] is not None:
             lines.append(
                 f"Largest eigenvalue of the Hessian (training mode): {curvature['largest']:.3g}; gradient descent at this "
                 f"learning rate stands up to {curvature['edge_of_stability']:.3g}."
@@ -100,7 +100,7 @@ def diagnose(
     report = None
     if any(has_running_statistics(layer) for layer in model._flatten_layers()):
         report = gap.train_inference_gap(model, (keras.utils.pack_x_y_sample_weight(*batch) for batch in batches))
-        findings += _of_gap(report, int(model.optimizer.iterations))
+        findings += _of_gap(report, int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
     records = _deep_records(model, batches[0]) if deep and batches[0][1] is not None else []
     order = {rule.name: number for number, rule in enumerate(RULES)}
     findings.sort(key=lambda alert: order.get(alert.rule, len(order)))
@@ -164,10 +164,12 @@ def _of_gap(report, step):
 
 
 def _deep_records(model, batch):
-    if not math.isfinite(float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))):
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    try:
+        return Deep(model, batch).measure(None, rate)
+    except (TypeError, ValueError) as error:  # a train_step of its own may have a loss that nobody else knows
+        warnings.warn(f"No curvature and the like: {error}", stacklevel=3)
         return []
-    measurement = Deep(model, batch)
-    return measurement.measure(None, float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)))
 
 
 def _paragraph(alert):

@@ -43,10 +43,6 @@ class Drift:
 def probe_batch(probe, first: tuple) -> tuple:
     """(x, y, sample_weight) of the probe batch; y and sample_weight may be None."""
     if isinstance(probe, str):
-        if probe != "first":
-            raise ValueError(
-                f'`probe` must be "first", arrays or a dataset. Received: probe={probe!r}. Pass x or (x, y) of one batch.'
-            )
         return keras.utils.unpack_x_y_sample_weight(first)
     if isinstance(probe, (np.ndarray, list, dict)) or keras.ops.is_tensor(probe):
         return probe, None, None

@@ -91,9 +91,9 @@ class Observation:
 
     @property
     def output(self) -> Activation | None:
-        """The activation that is the model's output; None if that is not known, or not the one and only."""
-        ends = [activation for activation in self.reading.activations[-1:] if activation.layer in self.reading.ends]
-        return ends[0] if ends else None
+        """The last activation, if it is an output of the model; else None."""
+        last = next(reversed(self.reading.activations), None)
+        return last if last is not None and last.layer in self.reading.ends else None
 
     @functools.cached_property
     def loss_name(self) -> str:

@@ -47,9 +47,6 @@ class TensorBoardLog:
         if self._writer is None:
             yield False
             return
-        before = tf.summary.experimental.get_step()
         with self._writer.as_default(step=step):
             yield True
         self._writer.flush()
-        # fit's own TensorBoard callback counts otherwise
-        tf.summary.experimental.set_step(before)
