@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import keras
 
+from nrm_keras.diagnostics.constant import Constant
 from nrm_keras.diagnostics.observation import Finding, Observation
 from nrm_keras.diagnostics.rules import RULES, Rule
 from nrm_keras.diagnostics.rules.base import Findings
@@ -78,6 +79,10 @@ class Alerts:
         self._first: Observation | None = None
         self._goes_on = False
 
+    def __bool__(self) -> bool:
+        """Whether there is a rule at all."""
+        return bool(self._rules)
+
     def action(self, alert: Alert):
         """What the settings want done at this alert; None: what is usual."""
         return (self._settings.get(alert.rule) or {}).get("action")
@@ -91,7 +96,12 @@ class Alerts:
 
     def observe(self, observation: Observation) -> list[Alert]:
         """What a probed step shows; where numbers are not finite any more, only where that began."""
+        if not self:
+            return []
         self._first = observation.first = self._first or observation
+        if self._first is observation:
+            observation.constant = Constant(observation.model)
+        self._first.constant.add(observation.reading.batch)
         if not observation.finite:
             return self._ask(
                 observation.step, lambda rule: rule.observe(observation) if rule.name == "non_finite" else None, "step"

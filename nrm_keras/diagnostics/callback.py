@@ -180,7 +180,8 @@ class InternalStatistics(keras.callbacks.Callback):
         seconds, began = time.perf_counter() - self._began, time.perf_counter()
         self._ran = True
         self._step += batch - self._first_batch + 1
-        loss = self._losses.add(batch + 1, logs)
+        # reading it waits for the device, so only if somebody wants to know
+        loss = self._losses.add(batch + 1, logs) if self._rules or self._probing else None
         if not self._probing:
             self.schedule.add_plain(seconds)
             self._look_at_loss(loss)

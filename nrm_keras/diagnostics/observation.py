@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from nrm_keras.diagnostics.constant import Constant
 from nrm_keras.diagnostics.places import Place, places_of
 from nrm_keras.diagnostics.readings import Activation, Reading, Weight
 
@@ -27,13 +28,14 @@ class Observation:
         step, epoch: after how many steps of the optimizer, in which epoch.
         reading: what the probes saw.
         loss: of the step.
-        first: the first observation of this training.
+        first: the first observation of this training; its `constant` knows the labels of all.
     """
 
     def __init__(self, model: keras.Model, step: int, epoch: int, reading: Reading, loss: float | None, first=None):
         self.model, self.step, self.epoch, self.reading = model, step, epoch, reading
         self.loss = reading.loss if reading.loss is not None else loss
         self.first: Observation = first or self
+        self.constant: Constant | None = None
 
     @functools.cached_property
     def finite(self) -> bool:
@@ -94,10 +96,3 @@ class Observation:
         """The last activation, if it is an output of the model; else None."""
         last = next(reversed(self.reading.activations), None)
         return last if last is not None and last.layer in self.reading.ends else None
-
-    @functools.cached_property
-    def loss_name(self) -> str:
-        """The compiled loss's name without underscores, such as "meansquarederror"; "" if there is none, or several."""
-        loss = self.model.loss if not isinstance(self.model.loss, str) else keras.losses.get(self.model.loss)
-        name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
-        return name.lower().replace("_", "") if isinstance(name, str) else ""

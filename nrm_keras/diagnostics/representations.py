@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from nrm_keras.surgery.meter import calling
+
 # Spread below this share of the size is rounding of a constant.
 _CONSTANT = 1e-12
 
@@ -250,25 +252,16 @@ def _choose(model, patterns):
             yield layer
 
 
-@contextlib.contextmanager
 def _watching(layer, take):
-    """Hands a layer's outputs over; the layer itself is as before in the end."""
-    own, kept = layer.call, layer.__dict__.get("call")
+    """A context in which a layer's outputs are handed over."""
+    original = layer.call
 
     def call(*args, **kwargs):
-        outputs = own(*args, **kwargs)
+        outputs = original(*args, **kwargs)
         take(layer, outputs)
         return outputs
 
-    # Keras' own __setattr__ would count this as a part of the layer.
-    layer.__dict__["call"] = call
-    try:
-        yield
-    finally:
-        if kept is None:
-            del layer.__dict__["call"]
-        else:
-            layer.__dict__["call"] = kept
+    return calling(layer, call)
 
 
 def _infer(model, x):

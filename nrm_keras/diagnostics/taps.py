@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from nrm_keras.surgery.meter import calling, replaced
+
 _thread = threading.local()
 
 
@@ -99,14 +101,14 @@ def hooks(
     """
     with contextlib.ExitStack() as undo:
         for layer in silent:
-            undo.enter_context(_replaced(layer, "call", _silenced(layer.call)))
+            undo.enter_context(calling(layer, _silenced(layer.call)))
         for layer in layers:
-            undo.enter_context(_replaced(layer, "call", _tapped(layer, layer.call)))
+            undo.enter_context(calling(layer, _tapped(layer, layer.call)))
         for model in models:
-            undo.enter_context(_replaced(model, "call", _noted(model.call)))
+            undo.enter_context(calling(model, _noted(model.call)))
         for optimizer in optimizers:
-            undo.enter_context(_replaced(optimizer, "apply", _observed(optimizer, optimizer.apply)))
-            undo.enter_context(_replaced(optimizer, "scale_loss", _overheard(optimizer.scale_loss)))
+            undo.enter_context(replaced(optimizer, "apply", _observed(optimizer, optimizer.apply)))
+            undo.enter_context(replaced(optimizer, "scale_loss", _overheard(optimizer.scale_loss)))
         yield
 
 
@@ -119,21 +121,6 @@ def optimizers_of(model: keras.Model) -> list:
 def inner_optimizer(optimizer):
     """The one that has the settings, inside the one that scales the loss in mixed precision."""
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-@contextlib.contextmanager
-def _replaced(thing, name: str, function):
-    own = vars(thing)
-    missing = object()
-    before = own.get(name, missing)
-    own[name] = function
-    try:
-        yield
-    finally:
-        if before is missing:
-            del own[name]
-        else:
-            own[name] = before
 
 
 def _tapped(layer, original):

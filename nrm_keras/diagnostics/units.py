@@ -54,27 +54,6 @@ def activation_kind(layer: keras.layers.Layer) -> str | None:
     return name if name in _FUNCTIONS and name != "linear" else None
 
 
-def channel_maximum(activations: np.ndarray, previous: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
-    """Each channel's largest activation so far: `max(previous, max over examples and positions)`.
-
-    Args:
-        activations: any shape with channels on `axis`; without examples, the maximum is as it was.
-        previous: the result for the batches before, (channels,).
-        axis: of the channels.
-
-    Returns:
-        (channels,), -inf before the first example, NaN from the first NaN on.
-
-    >>> from nrm_keras.diagnostics.units import channel_maximum
-    >>> first = channel_maximum([[0.0, 2.0], [0.0, 1.0]])
-    >>> channel_maximum([[3.0, 0.0]], first).tolist()
-    [3.0, 2.0]
-    """
-    rows = _rows(activations, axis)
-    start = np.full(rows.shape[1], -np.inf) if previous is None else np.asarray(previous, "float64")
-    return np.maximum(start, np.max(rows, axis=0, initial=-np.inf))
-
-
 def dead(maximum: np.ndarray, kind: str | None) -> np.ndarray:
     """Which channels are dead: an activation that can die, <= 0 for every example and position.
 
@@ -82,7 +61,7 @@ def dead(maximum: np.ndarray, kind: str | None) -> np.ndarray:
     examples (maximum -inf), or with NaN: both count as alive.
 
     Args:
-        maximum: `channel_maximum` of all examples, (channels,).
+        maximum: each channel's largest activation over all examples and positions, (channels,).
         kind: `activation_kind`.
 
     Returns:

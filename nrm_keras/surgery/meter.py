@@ -44,14 +44,25 @@ def has_running_statistics(layer) -> bool:
     )
 
 
-@contextlib.contextmanager
 def calling(layer: keras.layers.Layer, call: Callable):
-    """Has the layer call a function in the place of its own `call`."""
-    layer.call = call
+    """A context in which the layer calls a function in the place of its own `call`."""
+    return replaced(layer, "call", call)
+
+
+@contextlib.contextmanager
+def replaced(thing, name: str, function: Callable):
+    """Within it the object has the function in the place of its own method; behind it, what it had before."""
+    own = vars(thing)  # Keras' own __setattr__ would count it as a part of the layer
+    missing = object()
+    before = own.get(name, missing)
+    own[name] = function
     try:
         yield
     finally:
-        del layer.call
+        if before is missing:
+            del own[name]
+        else:
+            own[name] = before
 
 
 class Meter:

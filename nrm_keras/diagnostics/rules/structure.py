@@ -5,6 +5,7 @@ import random
 import keras
 import numpy as np
 
+from nrm_keras.diagnostics.constant import loss_name
 from nrm_keras.diagnostics.observation import Finding
 from nrm_keras.diagnostics.places import places_of
 from nrm_keras.diagnostics.rules.base import Rule, worst_first
@@ -25,7 +26,7 @@ class LossMismatch(Rule):
             return
         kind = activation_kind(observation.layer(outputs.layer))
         y = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)[1]
-        text = _mismatch(observation.loss_name, _from_logits(loss), kind, outputs, y)
+        text = _mismatch(loss_name(observation.model), _from_logits(loss), kind, outputs, y)
         if text:
             yield Finding(outputs.layer, 1, text)
 

@@ -1,6 +1,5 @@
 """Rules about the loss over time, and about running statistics."""
 
-import collections
 from collections import deque
 
 import keras
@@ -23,10 +22,9 @@ class LossNotDecreasing(Rule):
     advice = "Try ten times the learning rate and a tenth of it, look whether labels fit their examples, and whether loss and last activation fit."
 
     def reset(self):
-        self._losses, self._constant = [], Constant()
+        self._losses = []
 
     def observe(self, observation):
-        self._constant.add(observation)
         if observation.loss is None:
             return
         self._losses.append(observation.loss)
@@ -34,7 +32,7 @@ class LossNotDecreasing(Rule):
             return
         begin, late = self._losses[0], float(np.median(self._losses[-5:]))
         gain = (begin - late) / max(abs(begin), 1e-12)
-        constant = self._constant.loss()
+        constant = observation.first.constant.loss()
         if gain < self.threshold and not (constant and late < 0.9 * constant):  # it may have learned before
             yield Finding(
                 None, gain, f"The loss went from {begin:.4g} to {late:.4g} in {len(self._losses)} observations."
@@ -48,10 +46,10 @@ class NoBetterThanConstant(Rule):
     advice = "Look whether labels fit their examples, and in the right order; then at the learning rate and the size of the model."
 
     def reset(self):
-        self._constant, self._best = Constant(), np.inf
+        self._constant, self._best = None, np.inf
 
     def observe(self, observation):
-        self._constant.add(observation)
+        self._constant = observation.first.constant
 
     def end_epoch(self, epoch, logs):
         loss, validation = logs.get("loss"), logs.get("val_loss")
@@ -59,7 +57,7 @@ class NoBetterThanConstant(Rule):
             return None
         # one that was better once has learned something, whatever came of it
         self._best = min(self._best, np.inf if validation is None else validation)
-        constant = self._constant.loss() if epoch >= 2 else None
+        constant = self._constant.loss() if self._constant and epoch >= 2 else None
         if not constant:
             return None
         # who learns by heart does well in training
@@ -69,42 +67,6 @@ class NoBetterThanConstant(Rule):
         which = "training loss is" if value == loss else "best validation loss was"
         text = f"After {epoch + 1} epochs the {which} {value:.4g}; the best constant answer has {constant:.4g}."
         return iter([Finding(None, value / constant, text)])
-
-
-class Constant:
-    """The mean loss of the best constant answer, from the labels seen; None where the loss is none of the usual.
-
-    What is added to the loss, or weighs it, makes it another one.
-    """
-
-    def __init__(self):
-        self._counts: collections.Counter = collections.Counter()
-        self._sums = np.zeros(3)  # of ones, labels and squares of labels
-        self._name: str | None = None
-
-    def add(self, observation) -> None:
-        _, y, weight = keras.utils.unpack_x_y_sample_weight(observation.reading.batch)
-        loss = observation.model.loss
-        mean = getattr(loss, "reduction", "sum_over_batch_size") in ("sum_over_batch_size", "mean")
-        plain = y is not None and not isinstance(y, (dict, list, tuple)) and weight is None
-        self._name = observation.loss_name if plain and mean and not observation.model.losses else ""
-        if self._name == "sparsecategoricalcrossentropy":
-            self._counts.update(dict(zip(*np.unique(np.asarray(y), return_counts=True), strict=True)))
-        elif self._name in ("meansquarederror", "binarycrossentropy"):
-            values = np.asarray(y, "float64")
-            self._sums += (values.size, values.sum(), np.square(values).sum())
-
-    def loss(self) -> float | None:
-        if self._name == "sparsecategoricalcrossentropy":
-            shares = np.array(list(self._counts.values())) / sum(self._counts.values())
-            return float(-np.sum(shares * np.log(shares)))
-        number, total, squares = self._sums
-        if not number:
-            return None
-        if self._name == "meansquarederror":
-            return float(squares / number - (total / number) ** 2)
-        shares = np.array([total / number, 1 - total / number])
-        return float(-np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
 
 
 class Overfitting(Rule):
