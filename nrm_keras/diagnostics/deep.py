@@ -10,7 +10,7 @@ import tensorflow as tf
 from nrm_keras.diagnostics import curvature, noise, shift, taps, weights
 from nrm_keras.diagnostics.objective import Objective
 
-SHIFT_LAYERS = 4
+SHIFT_LAYERS = 3
 # Steps along the gradient, as multiples of the learning rate.
 LENGTHS = (0.5, 1.0, 2.0, 4.0)
 MICRO_BATCHES = 4
@@ -79,7 +79,9 @@ class Deep:
         if before is None:
             return []
         paths = list(dict.fromkeys(v.path.rpartition("/")[0] for v in self._objective.variables))
-        chosen = [paths[i] for i in sorted({*np.linspace(0, len(paths) - 1, SHIFT_LAYERS).astype(int).tolist()})]
+        # nothing below the first one moves
+        last = len(paths) - 1
+        chosen = [paths[i] for i in sorted({*np.linspace(min(1, last), last, SHIFT_LAYERS).astype(int).tolist()})]
         moved = shift.internal_covariate_shift(self._objective, before, self.values(), chosen)
         return [{"layer": s.layer, "gradient_norm": s.norm, "distance": s.distance, "cosine": s.cosine} for s in moved]
 

@@ -10,6 +10,7 @@ import numpy as np
 from nrm_keras.diagnostics.constant import Constant
 from nrm_keras.diagnostics.places import Place, places_of
 from nrm_keras.diagnostics.readings import Activation, Reading, Weight
+from nrm_keras.surgery.structure import is_normalizer
 
 
 class Finding(NamedTuple):
@@ -18,6 +19,14 @@ class Finding(NamedTuple):
     layer: str | None
     value: float
     evidence: str
+
+
+def of_training(compute):
+    """A property that is the same in all observations of a training, and computed in the first."""
+    name = compute.__name__
+    return functools.cached_property(
+        functools.wraps(compute)(lambda self: compute(self) if self.first is self else getattr(self.first, name))
+    )
 
 
 class Observation:
@@ -56,30 +65,39 @@ class Observation:
         optimizer = self.model.optimizer
         return float(keras.ops.convert_to_numpy(optimizer.learning_rate)) if optimizer else None
 
-    @functools.cached_property
-    def places(self) -> list[Place]:
-        """Every layer, under its name."""
-        return self.first.places if self.first is not self else places_of(self.model)
+    @of_training
+    def places(self) -> dict[str, Place]:
+        """Every layer, by its name."""
+        return {place.name: place for place in places_of(self.model)}
 
-    @functools.cached_property
-    def owners(self) -> dict[int, Place]:
-        """The layer of each variable, by the variable's id."""
-        return self.first.owners if self.first is not self else {id(v): p for p in self.places for v in p.weights}
+    @of_training
+    def normalizers(self) -> dict[str, keras.layers.Layer]:
+        """Those that normalize, by name."""
+        return {name: place.layer for name, place in self.places.items() if is_normalizer(place.layer)}
+
+    @of_training
+    def owners(self) -> dict[int, str]:
+        """The name of each variable's layer, by the variable's id."""
+        return {id(v): name for name, place in self.places.items() for v in place.weights}
+
+    @of_training
+    def matrices(self) -> dict[int, str]:
+        """Those of them whose variable is a matrix; no gamma, beta or bias."""
+        return {id(v): name for name, place in self.places.items() for v in place.kernels}
 
     @functools.cached_property
     def kernels(self) -> list[tuple[str, Weight]]:
-        """(layer, its matrix) of each that was updated, in the order of the model; no gamma, beta or bias."""
-        owned = ((self.owners.get(id(w.variable)), w) for w in self.reading.weights)
-        return [(place.name, w) for place, w in owned if place and place.has_kernel(w.variable)]
+        """(layer, its matrix) of each that was updated, in the order of the model."""
+        owned = ((self.matrices.get(id(w.variable)), w) for w in self.reading.weights)
+        return [(layer, w) for layer, w in owned if layer]
 
     def layer(self, name: str) -> keras.layers.Layer | None:
         """The layer of this name."""
-        return next((place.layer for place in self.places if place.name == name), None)
+        return self.places[name].layer if name in self.places else None
 
     def owner(self, weight: Weight) -> str:
         """The name of the weight's layer."""
-        place = self.owners.get(id(weight.variable))
-        return place.name if place else weight.variable.path
+        return self.owners.get(id(weight.variable), weight.variable.path)
 
     @functools.cached_property
     def values(self) -> dict[int, np.ndarray]:

@@ -45,7 +45,7 @@ class ProbedStep:
         packing, calls, inputs, variables, ends, first = self._traces[int(trace)]
         replicas = [packing.unpack(row) for row in np.asarray(vectors)]
         loss = sum(float(r["loss"][0]) for r in replicas) if "loss" in replicas[0] else None
-        weights = [weight_of(key, variable, replicas[0]) for key, variable in variables]
+        weights = [weight_of(*described, replicas[0]) for described in variables]
         return Reading(
             loss,
             activations_of(calls, replicas),

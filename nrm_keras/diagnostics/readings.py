@@ -21,7 +21,6 @@ class Activation:
         kind: what the values have gone through: "relu", "tanh", ..., or None.
         values: how many values a channel had.
         mean, variance: per channel, float64.
-        maximum: per channel, where units can die; else None.
         sample: at most 1,024 values, the same places in each step.
         gradient_norm, gradient_rms: of the loss with respect to the activation, without loss scale; None where none came.
     """
@@ -32,7 +31,6 @@ class Activation:
     values: float
     mean: np.ndarray
     variance: np.ndarray
-    maximum: np.ndarray | None
     sample: np.ndarray
     gradient_norm: float | None
     gradient_rms: float | None
@@ -56,10 +54,12 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A variable in one update: norms of its value before, of its gradient and of what the update changed; `inner` is
-    the inner product of value and gradient, `values` are all values after the update where they are few, else None."""
+    """A variable in one update: how many numbers it has; norms of its value before, of its gradient and of what the
+    update changed; `inner` is the inner product of value and gradient, `values` are all values after the update where
+    they are few, else None."""
 
     variable: keras.Variable
+    size: int
     norm: float
     gradient_norm: float
     update_norm: float
@@ -119,14 +119,12 @@ def activations_of(described: list[tuple], replicas: list[dict]) -> list[Activat
 
 def _activation(number, name, type_, kind, replicas):
     values, mean, variance = _moments_of(replicas, number)
-    maxima = [r[number, "maximum"] for r in replicas if (number, "maximum") in r]
     sample = np.concatenate([r[number, "sample"][: SAMPLE // len(replicas)] for r in replicas])
     norm = rms = None
     if (number, "gradient") in replicas[0]:
         norm = float(np.sqrt(2 * sum(r[number, "gradient"][0] for r in replicas)) / replicas[0]["factor"][0])
         rms = norm / max(values * len(mean), 1) ** 0.5
-    maximum = np.max(maxima, 0) if maxima else None
-    return Activation(name, type_, kind, values, mean, variance, maximum, sample[~np.isnan(sample)], norm, rms)
+    return Activation(name, type_, kind, values, mean, variance, sample[~np.isnan(sample)], norm, rms)
 
 
 def inputs_of(described: list[tuple], replicas: list[dict]) -> list[Inputs]:
@@ -143,9 +141,11 @@ def first_inputs_of(layer: keras.layers.Layer | None, replicas: list[dict]) -> t
     return None if layer is None else (layer, *_moments_of(replicas, "first inputs")[1:])
 
 
-def weight_of(key: tuple, variable: keras.Variable, numbers: dict) -> Weight:
+def weight_of(key: tuple, variable: keras.Variable, size: int, numbers: dict) -> Weight:
     """Likewise of `summaries.summarize_update`; all replicas have the same numbers."""
-    factor = numbers["factors"][1 + key[1]]
-    norm, gradient, update = (float(np.sqrt(2 * numbers[*key, name][0])) for name in ("norm", "gradient", "update"))
-    inner = float(numbers[*key, "inner"][0] / factor)
-    return Weight(variable, norm, float(gradient / factor), update, inner, numbers.get((*key, "values")))
+    factor = float(numbers["factors"][1 + key[1]])
+    products = numbers[*key, "products"].reshape(3, 3)
+    norm, gradient, update = np.sqrt(products.diagonal()).tolist()
+    return Weight(
+        variable, size, norm, gradient / factor, update, float(products[0, 1]) / factor, numbers.get((*key, "values"))
+    )

@@ -1,5 +1,6 @@
 """Observations as flat records, one JSON object a line, for pandas and for the report."""
 
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -146,7 +147,8 @@ def running_gap(inputs: Inputs, mean=None, variance=None) -> tuple[np.ndarray, n
 
 def dead_share(activation: Activation) -> float | None:
     """Share of the channels that are dead on this batch; None where none can die."""
-    return None if activation.maximum is None else float(units.dead(activation.maximum, activation.kind).mean())
+    can_die = activation.kind in units.CAN_DIE and activation.values
+    return float(units.dead(activation.mean, activation.kind).mean()) if can_die else None
 
 
 def saturated_share(activation: Activation) -> float | None:
@@ -173,16 +175,22 @@ def _ratio(one, other):
 
 def _json(value) -> str:
     """Numbers to six digits, those of arrays to four."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
+    if isinstance(value, float):  # np.float64 is one
         return f"{value:.6g}" if math.isfinite(value) else "null"
+    if isinstance(value, str):
+        return _quoted(value)
     if isinstance(value, np.ndarray):
         text = ", ".join(["%.4g"] * value.size) % tuple(value.tolist())
         with np.errstate(over="ignore"):  # a sum beyond float64 only costs a look at each number
             total = value.sum()
         return f"[{text if math.isfinite(total) else _without_nan(text)}]"
-    return json.dumps(value)
+    return _json(value.item()) if isinstance(value, np.generic) else json.dumps(value)
+
+
+@functools.lru_cache(4096)
+def _quoted(text):
+    """The names of layers come again and again."""
+    return json.dumps(text)
 
 
 def _without_nan(text):

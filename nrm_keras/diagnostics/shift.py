@@ -119,7 +119,7 @@ def internal_covariate_shift(
 
     Equation: on one batch, with `G_i = grad_{W_i} L(W_1 .. W_k)` and
     `G'_i = grad_{W_i} L(W_1' .. W_{i-1}', W_i .. W_k)`, W before and W' after an update, `|G_i - G'_i|` and the cosine
-    of the angle between them. It costs one gradient and one for each layer.
+    of the angle between them. It costs one gradient and one for each layer but the first, which has none below it.
 
     A layer here is a group of neighbours in `objective.variables` with one path but for the last name, in that order:
     for functional and Sequential models that of the forward pass.
@@ -156,7 +156,8 @@ def internal_covariate_shift(
     shifts = []
     for path, start, stop in groups:
         mixed = tf.concat([after[:start], before[start:]], 0)
-        shifts.append(_compare(path, gradient[start:stop], objective.gradient(mixed).numpy()[start:stop]))
+        changed = objective.gradient(mixed).numpy() if start else gradient
+        shifts.append(_compare(path, gradient[start:stop], changed[start:stop]))
     return shifts
 
 

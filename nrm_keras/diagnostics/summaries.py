@@ -10,7 +10,7 @@ import tensorflow as tf
 from nrm_keras.diagnostics import taps
 from nrm_keras.diagnostics.places import Places
 from nrm_keras.diagnostics.readings import SAMPLE
-from nrm_keras.diagnostics.units import CAN_DIE, activation_kind
+from nrm_keras.diagnostics.units import activation_kind
 from nrm_keras.layers import backend
 from nrm_keras.surgery.meter import has_running_statistics
 from nrm_keras.surgery.structure import is_normalizer
@@ -75,8 +75,6 @@ def summarize(packing: Packing, calls: Sequence[taps.Call], axes: dict, places: 
         described.append((name, type(call.layer).__name__, kind))
         values, mask = _rows(call.output, axes[id(call.output)], call.mask)
         packing.add_moments(number, values, mask)
-        if kind in CAN_DIE:
-            packing.add((number, "maximum"), tf.reduce_max(_masked(values, mask, values.dtype.min), 0))
         packing.add((number, "sample"), packing.sample(_masked(values, mask, np.nan)))
         if call.gradient is not None:
             # one pass, whatever the shape
@@ -119,7 +117,10 @@ def summarize_first_inputs(packing: Packing, calls: Sequence[taps.Call]) -> kera
 
 
 def summarize_update(packing: Packing, number: int, update: taps.Update) -> list[tuple]:
-    """Packs norms of what one call of an optimizer was given and did; returns (key, variable) of each."""
+    """Packs what one call of an optimizer was given and did; returns (key, variable, its size) of each.
+
+    The products of values, gradient and update with each other give all norms in one operation.
+    """
     gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in update.gradients]
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
@@ -127,14 +128,13 @@ def summarize_update(packing: Packing, number: int, update: taps.Update) -> list
     described = []
     parts = zip(update.variables, gradients, update.before, update.after, strict=True)
     for index, (variable, gradient, before, after) in enumerate(parts):
-        before, after = (tf.cast(v, tf.float32) for v in (before, after))
+        before, gradient, after = (tf.reshape(tf.cast(v, tf.float32), [-1]) for v in (before, gradient, after))
         key = ("weight", number, index)
-        for name, value in (("norm", before), ("gradient", gradient), ("update", after - before)):
-            packing.add((*key, name), tf.nn.l2_loss(value))
-        packing.add((*key, "inner"), tf.tensordot(tf.reshape(before, [-1]), tf.reshape(gradient, [-1]), 1))
+        three = tf.stack([before, gradient, after - before])
+        packing.add((*key, "products"), tf.matmul(three, three, transpose_b=True))
         if is_small(variable):
             packing.add((*key, "values"), after)
-        described.append((key, variable))
+        described.append((key, variable, math.prod(variable.shape)))
     return described
 
 

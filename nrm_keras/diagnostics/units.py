@@ -54,14 +54,15 @@ def activation_kind(layer: keras.layers.Layer) -> str | None:
     return name if name in _FUNCTIONS and name != "linear" else None
 
 
-def dead(maximum: np.ndarray, kind: str | None) -> np.ndarray:
+def dead(level: np.ndarray, kind: str | None) -> np.ndarray:
     """Which channels are dead: an activation that can die, <= 0 for every example and position.
 
     From the first example on, more of them never make more channels dead. Nothing is said of a channel without
-    examples (maximum -inf), or with NaN: both count as alive.
+    examples (level -inf), or with NaN: both count as alive.
 
     Args:
-        maximum: each channel's largest activation over all examples and positions, (channels,).
+        level: each channel's largest or mean activation over all examples and positions, (channels,). What can die is
+            never negative, so that both are 0 for the same channels.
         kind: `activation_kind`.
 
     Returns:
@@ -72,8 +73,8 @@ def dead(maximum: np.ndarray, kind: str | None) -> np.ndarray:
     >>> dead(np.array([0.0, 2.0]), "relu").tolist(), dead(np.array([-1.0, 2.0]), "elu").tolist()
     ([True, False], [False, False])
     """
-    maximum = np.asarray(maximum)
-    return (maximum <= 0) & (maximum > -np.inf) & (kind in CAN_DIE)
+    level = np.asarray(level)
+    return (level <= 0) & (level > -np.inf) & (kind in CAN_DIE)
 
 
 def saturated(sample: np.ndarray, kind: str | None, axis: int = -1) -> np.ndarray:

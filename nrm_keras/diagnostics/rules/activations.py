@@ -19,16 +19,16 @@ class DeadUnits(Rule):
     advice = "Lower the learning rate, look for large negative biases, use He initialization, a normalizer in front, or LeakyReLU."
 
     def reset(self):
-        self._maxima = {}
+        self._means = {}
 
     def observe(self, observation):
         found = []
         for activation in observation.hidden():
-            if activation.maximum is None:
+            if activation.kind not in units.CAN_DIE or not activation.values:
                 continue
             # dead is who is dead on all batches of late
-            recent = [*self._maxima.get(activation.layer, []), activation.maximum][-self.patience :]
-            self._maxima[activation.layer] = recent
+            recent = [*self._means.get(activation.layer, []), activation.mean][-self.patience :]
+            self._means[activation.layer] = recent
             dead = units.dead(np.max(recent, 0), activation.kind)
             if dead.mean() > self.threshold:
                 found.append(
@@ -85,7 +85,7 @@ class NormalizerScale(Rule):
     advice = "Look at its epsilon against the variance of its inputs, at its axis (one feature has no variance), and whether its inputs are constant."
 
     def observe(self, observation):
-        layers = {place.name: place.layer for place in observation.places if is_normalizer(place.layer)}
+        layers = observation.normalizers
         found = []
         for activation in observation.reading.activations:
             if activation.layer not in layers:
@@ -111,8 +111,7 @@ class ActivationScale(Rule):
     def observe(self, observation):
         # what a normalizer gets may have any scale
         behind = zip(observation.reading.activations, observation.reading.activations[1:], strict=False)
-        layers = {place.name: place.layer for place in observation.places}
-        normalized = {a.layer for a, b in behind if b.layer in layers and is_normalizer(layers[b.layer])}
+        normalized = {a.layer for a, b in behind if b.layer in observation.normalizers}
         found = []
         for activation in observation.hidden():
             deviation = activation.total_variance**0.5
@@ -131,10 +130,10 @@ class ConstantActivation(Rule):
     advice = "Use larger initial weights (Glorot or He), or put a normalizer behind the layer."
 
     def observe(self, observation):
-        places = {place.name: place for place in observation.places}
+        multiply = set(observation.matrices.values())
         for activation in observation.hidden():
-            place = places.get(activation.layer)
-            if activation.kind == "softmax" or place and not place.kernels and not is_activation(place.layer):
+            layer = observation.layer(activation.layer)
+            if activation.kind == "softmax" or layer and activation.layer not in multiply and not is_activation(layer):
                 continue  # a scale of its own may well begin at 0
             size = (activation.variance.mean() + np.mean(activation.mean**2)) ** 0.5
             if activation.finite and size < self.threshold:
@@ -153,7 +152,7 @@ class InputScale(Rule):
         if observation.first is not observation or observation.reading.first_inputs is None:
             return
         layer, mean, variance = observation.reading.first_inputs
-        place = next((place for place in observation.places if place.layer is layer), None)
+        place = next((place for place in observation.places.values() if place.layer is layer), None)
         if place is None or is_normalizer(layer) or not all(is_fresh(layer, v) for v in place.kernels):
             return  # trained weights know their inputs
         sizes = np.sqrt(variance + np.square(mean))

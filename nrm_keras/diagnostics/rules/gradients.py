@@ -143,7 +143,7 @@ def _ratio_text(which, ratios):
 
 def _relative_gradients(observation):
     """(layer, root mean square of the gradient) of each kernel, in order."""
-    return [(layer, w.gradient_norm / max(math.prod(w.variable.shape), 1) ** 0.5) for layer, w in observation.kernels]
+    return [(layer, w.gradient_norm / max(w.size, 1) ** 0.5) for layer, w in observation.kernels]
 
 
 def _batch_is_finite(batch):

@@ -120,7 +120,7 @@ class Regularization(Rule):
         if observation.first is not observation or not observation.loss:
             return
         parts = []
-        for place in observation.places:
+        for place in observation.places.values():
             for variable in place.weights:
                 if variable.regularizer is not None and variable.trainable:
                     parts.append((float(keras.ops.convert_to_numpy(variable.regularizer(variable))), place.name))
