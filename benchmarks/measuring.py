@@ -27,7 +27,7 @@ def peak_megabytes(trace: Callable, step: Callable) -> float:
     """Megabytes that some steps need at most on top of what the process holds once everything is traced."""
     trace()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = _status("VmRSS")
+    before = held_megabytes()
     for _ in range(WARM_UP):
         step()
     return _status("VmHWM") - before
@@ -39,6 +39,11 @@ def in_own_process(script: str, *arguments: str) -> float:
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, script, *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+
+def held_megabytes() -> float:
+    """What the process holds now: right behind the imports, what the libraries take."""
+    return _status("VmRSS")
 
 
 def _status(key: str) -> float:

@@ -29,7 +29,7 @@ class Curvature:
 
     Attributes:
         mode: "training" or "inference", the mode of the normalizers and dropout.
-        loss: the loss itself, and `gradient_norm` its gradient's norm.
+        loss: the loss itself, and `gradient` its gradient, flat.
         size: the number of variables' entries, the rows of H.
         products: the number of Hessian-vector products it took.
         largest: the largest algebraic eigenvalue ("sharpness"), and `largest_error`: some eigenvalue is that near.
@@ -45,7 +45,7 @@ class Curvature:
 
     mode: str
     loss: float
-    gradient_norm: float
+    gradient: np.ndarray
     size: int
     products: int
     largest: float
@@ -59,6 +59,10 @@ class Curvature:
     leading: tuple[float, ...]
     leading_errors: tuple[float, ...]
     compute_dtypes: tuple[str, ...]
+
+    @property
+    def gradient_norm(self) -> float:
+        return float(np.linalg.norm(np.asarray(self.gradient, "float64")))
 
     @property
     def largest_magnitude(self) -> float:
@@ -184,8 +188,7 @@ def curvature_of(
 
     options = {"start": start, "dtype": objective.dtype, "tolerance": tolerance}
     runs = [lanczos(product, objective.size, steps, seed=seed + i, **options) for i in range(probes)]
-    gradient_norm = float(np.linalg.norm(np.asarray(at["gradient"], "float64")))
-    return _summary(runs, objective, float(at["loss"]), gradient_norm)
+    return _summary(runs, objective, float(at["loss"]), np.asarray(at["gradient"]))
 
 
 def edge_of_stability(learning_rate: float, momentum: float = 0.0) -> float:
@@ -216,14 +219,14 @@ def edge_of_stability(learning_rate: float, momentum: float = 0.0) -> float:
     return 2 * (1 + momentum) / learning_rate
 
 
-def _summary(runs: list[Lanczos], objective, loss, gradient_norm):
+def _summary(runs: list[Lanczos], objective, loss, gradient):
     top = max(runs, key=lambda run: run.values[-1])
     bottom = min(runs, key=lambda run: run.values[0])
     traces = [objective.size * run.diagonal[0] for run in runs]
     return Curvature(
         mode=objective.mode,
         loss=loss,
-        gradient_norm=gradient_norm,
+        gradient=gradient,
         size=objective.size,
         products=sum(run.products for run in runs),
         largest=float(top.values[-1]),

@@ -12,7 +12,7 @@ from nrm_keras.diagnostics.objective import Objective
 
 SHIFT_LAYERS = 3
 # Steps along the gradient, as multiples of the learning rate.
-LENGTHS = (0.5, 1.0, 2.0, 4.0)
+LENGTHS = (0.5, 1.0, 2.0)
 MICRO_BATCHES = 4
 
 
@@ -29,6 +29,7 @@ class Deep:
         self._objective = Objective(model, *batch)
         self._invariant: dict[str, weights.Invariance] | None = None
         self._noise = noise.GradientNoise()
+        self._start: tuple[float, tf.Tensor] | None = None
 
     def measure(self, before: tf.Tensor | None, learning_rate: float) -> list[dict]:
         """Records of all of it.
@@ -37,6 +38,7 @@ class Deep:
             before: the weights before the last step, as `values` gave them, for the covariate shift; None: left out.
             learning_rate: of the optimizer.
         """
+        # curvature comes first: it has loss and gradient as well, which others need
         parts = {
             "curvature": lambda: [self._curvature(learning_rate)],
             "covariate shift": lambda: self._covariate_shift(before),
@@ -59,6 +61,7 @@ class Deep:
 
     def _curvature(self, learning_rate):
         found = curvature.curvature_of(self._objective)
+        self._start = found.loss, tf.convert_to_tensor(found.gradient)
         momentum = getattr(taps.inner_optimizer(self._model.optimizer), "momentum", 0.0)
         momentum = momentum if isinstance(momentum, float) and 0 <= momentum < 1 else 0.0
         return {
@@ -86,7 +89,7 @@ class Deep:
         return [{"layer": s.layer, "gradient_norm": s.norm, "distance": s.distance, "cosine": s.cosine} for s in moved]
 
     def _landscape(self, learning_rate):
-        found = shift.landscape(self._objective, [length * learning_rate for length in LENGTHS])
+        found = shift.landscape(self._objective, [length * learning_rate for length in LENGTHS], start=self._start)
         return {
             "loss": found.loss,
             "gradient_norm": found.gradient_norm,
@@ -113,7 +116,7 @@ class Deep:
             self._invariant = weights.scale_invariant(self._objective)
         optimizer = taps.inner_optimizer(self._model.optimizer)
         sgd = isinstance(optimizer, keras.optimizers.SGD)
-        gradients = self._objective.unflatten(self._objective.gradient())
+        gradients = self._objective.unflatten(self._start[1])
         for variable, gradient in zip(self._objective.variables, gradients, strict=True):
             if variable.path not in self._invariant or learning_rate <= 0:
                 continue

@@ -161,7 +161,9 @@ def internal_covariate_shift(
     return shifts
 
 
-def landscape(objective: Objective, steps: Sequence[float], values: Any = None) -> Landscape:
+def landscape(
+    objective: Objective, steps: Sequence[float], values: Any = None, start: tuple[Any, Any] | None = None
+) -> Landscape:
     """Loss and gradient along the gradient: how far it can be trusted.
 
     Equation: with g = grad L(theta), `L(theta - step g)`, `|g - grad L(theta - step g)|`, and the effective smoothness
@@ -171,6 +173,7 @@ def landscape(objective: Objective, steps: Sequence[float], values: Any = None) 
         objective: the loss on the batch.
         steps: lengths in multiples of g, as learning rates are; not 0.
         values: theta; the model's present values by default.
+        start: L(theta) and g, flat, where they are known; they save a pass.
 
     Raises:
         ValueError: no step, or one that is not above 0.
@@ -195,7 +198,7 @@ def landscape(objective: Objective, steps: Sequence[float], values: Any = None) 
             f"`steps` must be numbers above 0. Received: steps={steps!r}. Pass learning rates, as (0.1, 1.0)."
         )
     theta = objective.values() if values is None else objective.flat(values)
-    loss, gradient = objective.loss_and_gradient(theta)
+    loss, gradient = objective.loss_and_gradient(theta) if start is None else start
     losses, changes = [], []
     for length in lengths:
         there, gradient_there = objective.loss_and_gradient(theta - tf.cast(length, theta.dtype) * gradient)
