@@ -120,12 +120,15 @@ def of_running_statistics(inputs: Inputs) -> dict:
 
 
 def of_gate(name: str, layer: AdaptiveNormalization) -> dict:
+    """Gates as they are at inference, beside what the number of examples alone would give."""
     share = keras.ops.convert_to_numpy(layer.batch_weight())
+    others = max(math.exp(float(layer.moving_log_count)) - 1, 0)
     return {
         "kind": "gate",
         "layer": name,
         "type": type(layer).__name__,
         "batch_weight": share.mean(),
+        "prior": others / (others + layer.balance - 1),
         "value_minimum": share.min(),
         "value_maximum": share.max(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import plotly.graph_objects as go
@@ -20,7 +20,8 @@ SCHEMES = {
         "grid": "#e6e9ef",
         "line": "#c3c9d4",
         "paper": "#ffffff",
-        "colors": ["#2f6fde", "#c2570c"],
+        "colors": ["#2f6fde", "#c2570c", "#2a8a57", "#8a4fc2", "#b33a6a"],
+        "scale": ["#f3f6fb", "#b9d0f5", "#6b9bea", "#2f6fde", "#173f8f", "#0a1f4d"],
     },
     "dark": {
         "text": "#b9c2d0",
@@ -28,18 +29,25 @@ SCHEMES = {
         "grid": "#2a313d",
         "line": "#465062",
         "paper": "#171c25",
-        "colors": ["#6ea8ff", "#ff9e5e"],
+        "colors": ["#6ea8ff", "#ff9e5e", "#5fd394", "#c79bff", "#ff8fb8"],
+        "scale": ["#1d2430", "#1f3f77", "#2f6fde", "#6ea8ff", "#b9d5ff", "#f2f7ff"],
     },
 }
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with a heading and a sentence that says what is to be seen, for those who cannot see it."""
+    """A figure with a heading and a sentence that says what is to be seen, for those who cannot see it.
+
+    Where there are `choices`, the reader takes one of these figures, by name; `choose` says of what, such as "layer".
+    """
 
     title: str
     sentence: str
     figure: dict
+    choices: dict[str, dict] = field(default_factory=dict)
+    choose: str = ""
+    wide: bool = False
 
 
 def charts(metrics: dict[str, list[float]], best_epoch: int | None) -> list[Chart]:
@@ -137,7 +145,11 @@ def _template(scheme: dict) -> dict:
         "zeroline": False,
         "automargin": True,
     }
+    scale = [[index / (len(scheme["scale"]) - 1), color] for index, color in enumerate(scheme["scale"])]
     return go.layout.Template(
+        data={
+            "heatmap": [{"colorscale": scale, "hoverongaps": False, "colorbar": {"outlinewidth": 0, "thickness": 12}}]
+        },
         layout={
             "colorway": scheme["colors"],
             "paper_bgcolor": "rgba(0,0,0,0)",
@@ -152,5 +164,5 @@ def _template(scheme: dict) -> dict:
             },
             "shapedefaults": {"line": {"color": scheme["text"]}},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": scheme["soft"], "activecolor": scheme["text"]},
-        }
+        },
     ).to_plotly_json()

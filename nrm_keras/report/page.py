@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from nrm_keras.errors import UserError
-from nrm_keras.report import figures, tables, verdict
+from nrm_keras.report import figures, findings, inside, tables, verdict
 from nrm_keras.report.reading import RunFiles, read_run
 from nrm_keras.runs import directory
 from nrm_keras.version import __version__
@@ -62,6 +62,10 @@ def _content(run: RunFiles) -> dict:
         "commands": _commands(run),
         "notices": [*run.notices, *_not_finite(run)],
         "charts": figures.charts(run.metrics, summary.best_epoch if summary else None),
+        "findings": findings.cards(run.findings, run.statistics),
+        "sections": inside.sections(run.statistics),
+        "thinning": inside.thinning(run.statistics),
+        "cost": inside.cost(run.statistics),
         "results": tables.results(summary),
         "epochs": tables.epochs(run),
         "recipe": tables.recipe_lines(run.recipe),

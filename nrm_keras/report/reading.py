@@ -10,15 +10,21 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from nrm_keras.report import alerts, statistics
+from nrm_keras.report.alerts import Finding
+from nrm_keras.report.statistics import Statistics
 from nrm_keras.runs import directory
 from nrm_keras.runs.metrics import read_metrics
 
 LOG_LINES = 20
+# The version of run directories that this package writes.
+VERSION = 1
 
 
 class Summary(BaseModel):
     """The part of `summary.json` that is shown."""
 
+    version: int = VERSION
     recipe: str = ""
     title: str = ""
     task: str = ""
@@ -52,6 +58,8 @@ class RunFiles:
     finished: bool
     changed: str
     planned: dict = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=Statistics)
+    findings: list[Finding] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -81,6 +89,12 @@ def read_run(run_dir: Path) -> RunFiles:
     recipe = _text(path / directory.RECIPE)
     finished = (path / directory.SUMMARY).exists()
     summary = _summary(_json(path / directory.SUMMARY, notices), notices) if finished else None
+    if summary and summary.version > VERSION:
+        notices.append(
+            f"The run is of version {summary.version} of run directories, and this package knows {VERSION}: what is new in it is not shown. "
+            "Update nrm_keras."
+        )
+    found = alerts.read(path, notices)
     return RunFiles(
         path=path,
         recipe=recipe,
@@ -92,6 +106,8 @@ def read_run(run_dir: Path) -> RunFiles:
         finished=finished,
         changed=_changed(path),
         planned=_planned(recipe, notices),
+        statistics=statistics.read(path, notices, {finding.step for finding in found}),
+        findings=found,
         notices=notices,
     )
 

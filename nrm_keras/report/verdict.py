@@ -55,8 +55,8 @@ def main_metric(summary: Summary) -> str | None:
 def sentences(run: RunFiles) -> list[str]:
     """The verdict: result first, then how the weights were chosen, then what to be wary of."""
     if run.summary is None:
-        return [_unfinished(run)]
-    candidates = [_result(run.summary), _course(run.summary), _smoke(run.summary), _gap(run.summary)]
+        return [sentence for sentence in (_unfinished(run), _found(run)) if sentence]
+    candidates = [_result(run.summary), _found(run), _course(run.summary), _smoke(run.summary), _gap(run.summary)]
     return [sentence for sentence in candidates if sentence]
 
 
@@ -86,6 +86,15 @@ def _result(summary: Summary) -> str:
         return f"{label(name).capitalize()} on the {split} data is {number(best.value)}."
     right = " are classified correctly" if name == "accuracy" else f" ({label(name)})"
     return f"{percent(best.value)} of {best.examples:,} {split} examples{right}."
+
+
+def _found(run: RunFiles) -> str:
+    if not run.findings:
+        return "Nothing was found to be wrong inside the model." if run.statistics else ""
+    gravest = run.findings[0]
+    where = f" in {gravest.layer}" if gravest.layer else ""
+    many = "One finding" if len(run.findings) == 1 else f"{len(run.findings)} findings, the gravest"
+    return f"{many}: {gravest.rule.replace('_', ' ')}{where}, since step {gravest.step}."
 
 
 def _course(summary: Summary) -> str:

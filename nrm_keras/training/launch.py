@@ -148,7 +148,13 @@ def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None], chang
             identity = directory.environment(path)["run"]
             directory.record(path, environment.collect())
             scores = train.train(loaded.recipe, path, tell, identity["smoke"], changed)
-            summary = {"recipe": identity["recipe"], "title": loaded.recipe.title, "task": loaded.recipe.task, **scores}
+            summary = {
+                "version": 1,
+                "recipe": identity["recipe"],
+                "title": loaded.recipe.title,
+                "task": loaded.recipe.task,
+                **scores,
+            }
             directory.write_json(path / directory.SUMMARY, summary)
             report = page.write(path)
         except KeyboardInterrupt:

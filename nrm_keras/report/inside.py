@@ -1,0 +1,300 @@
+"""What the page shows of a model's inside: sections of charts from the statistics of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nrm_keras.report import plots
+from nrm_keras.report.figures import Chart
+from nrm_keras.report.statistics import Series, Statistics, number_of
+from nrm_keras.report.verdict import duration, number, percent
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `name` is its anchor."""
+
+    name: str
+    title: str
+    about: str
+    charts: list[Chart]
+
+
+def sections(statistics: Statistics) -> list[Section]:
+    """Those that there is something to show of, in the page's order."""
+    found = [
+        Section(
+            "drift",
+            "Drift of the layers",
+            "How far each layer's outputs on one fixed batch have moved: root mean square over the channels of "
+            "the shift of the mean, in standard deviations of the reference.",
+            _drift(statistics),
+        ),
+        Section(
+            "bands",
+            "Activations of a layer",
+            "Median, and 15th to 85th percentile, of what a layer gives in training.",
+            _bands(statistics),
+        ),
+        Section(
+            "units",
+            "Dead and saturated units",
+            "Dead is a channel that is 0 for all examples of a batch; saturated a value within 0.01 of its activation's bounds.",
+            [*_share(statistics, "dead", "Dead channels"), *_share(statistics, "saturated", "Saturated values")],
+        ),
+        Section(
+            "gradients",
+            "Gradients and updates",
+            "Root mean square, or norm, of each; colours are powers of 10.",
+            _flow(statistics),
+        ),
+        Section(
+            "gates",
+            "Gates",
+            "The weight on batch statistics that each adaptive layer has learned; the rest is on those of the example. The prior is "
+            "what the batch size alone would give.",
+            _gates(statistics),
+        ),
+        Section(
+            "gap",
+            "Training against inference",
+            "How far running statistics, which count at inference, are from those of the batch: root mean square over the channels.",
+            _gap(statistics),
+        ),
+        Section(
+            "rates",
+            "Effective learning rates",
+            "Of weights whose scale does not matter, because a normalizer follows: learning rate over squared norm (SGD) or norm.",
+            _rates(statistics),
+        ),
+        Section(
+            "curvature", "Curvature", "The Hessian of the loss on one batch, in training mode.", _curvature(statistics)
+        ),
+        Section(
+            "landscape",
+            "Landscape and noise",
+            "Along the gradient, and between parts of one batch.",
+            _landscape(statistics),
+        ),
+    ]
+    return [section for section in found if section.charts]
+
+
+def thinning(statistics: Statistics) -> str:
+    """What the charts leave out, in a sentence; empty if nothing."""
+    thinned = {kind: counts for kind, counts in statistics.counts.items() if counts[0] > counts[1]}
+    if not thinned:
+        return ""
+    words = ", ".join(f"{shown:,} of {count:,} of {kind}" for kind, (count, shown) in thinned.items())
+    return (
+        f"Thinned for display: of the steps with records these are drawn, evenly spaced, with the latest and those of findings: {words}. "
+        "statistics.jsonl has all."
+    )
+
+
+def cost(statistics: Statistics) -> str:
+    """What watching cost, in a sentence; empty where that is not known yet."""
+    record = next(reversed(statistics.of("cost")), None)
+    if record is None:
+        return ""
+    first, later, elapsed, share = (
+        number_of(record, name) for name in ("first_seconds", "later_seconds", "elapsed_seconds", "share")
+    )
+    if not all(map(math.isfinite, (first, later, elapsed, share))):
+        return ""
+    probes = number_of(record, "probes")
+    return (
+        f"Watching cost {percent(share)} of {duration(elapsed)}: {duration(first)} for the first of {probes:,.0f} probed steps with its "
+        f"trace, {duration(later)} for all others and what was measured beside them."
+    )
+
+
+def _drift(statistics):
+    choices, sentence = {}, ""
+    for reference, name in (("start", "the start"), ("last epoch", "the last epoch")):
+        shift = statistics.by_layer("drift", "mean_shift", reference=reference)
+        if not any(len(series.steps) > 1 for series in shift.values()):
+            continue
+        more = {
+            "log variance ratio": statistics.by_layer("drift", "log_variance_ratio", reference=reference),
+            "KL divergence": statistics.by_layer("drift", "kl_divergence", reference=reference),
+        }
+        choices[name] = plots.layer_map(shift, "mean shift", more)
+        sentence = sentence or _most("moved farthest from the start", shift, " standard deviations")
+    return _chosen("Shift of the mean", sentence, choices, "reference", wide=True)
+
+
+def _bands(statistics):
+    parts = [statistics.by_layer("activation", column) for column in ("p15", "p50", "p85")]
+    layers = [layer for layer in parts[1] if all(layer in part for part in parts)]
+    choices = {layer: plots.band(*(part[layer] for part in parts), "activation") for layer in layers}
+    return _chosen("Distribution over time", f"{len(layers)} layers to choose from.", choices, "layer", wide=True)
+
+
+def _share(statistics, column, title):
+    layers = statistics.by_layer("activation", column)
+    if not layers:
+        return []
+    if not any(value > 0 for series in layers.values() for value in series.finite):
+        return [Chart(title, f"None in any of {len(layers)} layers at any step that is shown.", {})]
+    return [Chart(title, _most("has most", layers, "", percent), plots.layer_map(layers, "share", bounds=(0, 1)))]
+
+
+def _flow(statistics):
+    sources = {
+        "gradient of the activations": ("activation", "gradient_rms"),
+        "gradient of the weights": ("weight", "gradient_norm"),
+        "update over weight": ("weight", "update_ratio"),
+    }
+    choices = {}
+    for name, (kind, column) in sources.items():
+        layers = statistics.by_layer(kind, column)
+        if layers:
+            choices[name] = plots.layer_map(layers, name, logarithmic=True)
+    ends = [series.finite[-1] for series in statistics.by_layer("activation", "gradient_rms").values()]
+    sentence = ""
+    if len(ends) > 1 and ends[-1] > 0 and ends[0] > 0:
+        sentence = f"At the last step the first layer's gradient is {number(ends[0] / ends[-1])} times the last one's."
+    return _chosen("Gradient flow", sentence, choices, "number", wide=True)
+
+
+def _gates(statistics):
+    gates = statistics.by_layer("gate", "batch_weight")
+    prior = statistics.by_layer("gate", "prior")
+    if not gates:
+        return []
+    curves = dict(gates)
+    if prior:
+        curves["prior of the batch size"] = next(reversed(prior.values()))
+    sentence = _range("At the last step the weights on batch statistics are", gates)
+    figure = plots.lines(curves, "weight on batch statistics", dashed=["prior of the batch size"], bounds=(0, 1.02))
+    return [Chart("Weight on batch statistics", sentence, figure, wide=True)]
+
+
+def _gap(statistics):
+    choices = {}
+    for name, column in (("means, in standard deviations", "mean_gap"), ("variances, as a logarithm", "variance_gap")):
+        layers = statistics.by_layer("running", column)
+        if layers:
+            choices[name] = plots.layer_map(layers, name)
+    sentence = _last("is farthest off at the end", statistics.by_layer("running", "mean_gap"), " standard deviations")
+    return _chosen("Running against batch statistics", sentence, choices, "number", wide=True)
+
+
+def _rates(statistics):
+    rates = statistics.by_layer("effective rate", "effective_learning_rate")
+    norms = statistics.by_layer("effective rate", "norm")
+    equilibrium = statistics.by_layer("effective rate", "equilibrium_norm")
+    charts = []
+    if rates:
+        figure = plots.lines(rates, "effective learning rate", logarithmic=True)
+        charts.append(Chart("Effective learning rate", _range("At the last step they are", rates), figure))
+    if equilibrium:
+        choices = {
+            layer: plots.lines(
+                {"norm": norms[layer], "norm at equilibrium": equilibrium[layer]},
+                "norm",
+                dashed=["norm at equilibrium"],
+            )
+            for layer in norms
+            if layer in equilibrium
+        }
+        charts += _chosen(
+            "Norm and where it settles", "Steps and weight decay balance at the dashed norm.", choices, "weight"
+        )
+    return charts
+
+
+def _curvature(statistics):
+    records = statistics.of("curvature")
+    choices = {}
+    for record in records:
+        nodes, weights = (record.get(name) for name in ("density_nodes", "density_weights"))
+        if _are_numbers(nodes) and _are_numbers(weights) and len(nodes) == len(weights):
+            choices[f"step {record['step']}"] = plots.stems(nodes, weights, "eigenvalue")
+    if not records:
+        return []
+    last = records[-1]
+    condition = number_of(last, "first_to_fifth")
+    sentence = f"At step {last['step']} the largest eigenvalue is {number(number_of(last, 'largest'))}, the trace {number(number_of(last, 'trace'))}"
+    sentence += f", the condition number (first over fifth) {number(condition)}." if math.isfinite(condition) else "."
+    curves = {
+        "largest eigenvalue": statistics.single("curvature", "largest"),
+        "edge of stability": statistics.single("curvature", "edge_of_stability"),
+    }
+    curves = {name: series for name, series in curves.items() if series.finite}
+    charts = _chosen("Spectrum", sentence, dict(reversed(choices.items())), "step")
+    if curves:
+        figure = plots.lines(curves, "eigenvalue", dashed=["edge of stability"], logarithmic=_spreads(curves))
+        words = "Gradient descent at full batch hovers where the largest eigenvalue meets the edge of stability."
+        charts.append(Chart("Largest eigenvalue", words, figure))
+    return charts
+
+
+def _landscape(statistics):
+    found = [
+        (
+            "Smoothness along the gradient",
+            "landscape",
+            "effective_beta",
+            "Largest change of the gradient over the length of the step.",
+        ),
+        (
+            "Gradient noise scale",
+            "noise",
+            "averaged",
+            "The batch size, in examples, beyond which larger batches gain little.",
+        ),
+    ]
+    charts = []
+    for title, kind, column, words in found:
+        series = statistics.single(kind, column)
+        if series.finite:
+            charts.append(Chart(title, words, plots.lines({title: series}, column.replace("_", " "))))
+    cosines = statistics.by_layer("covariate shift", "cosine")
+    if cosines:
+        words = "Cosine between a layer's gradient before and after the layers below it were updated (Santurkar et al. 2018); 1 is no shift."
+        charts.append(Chart("Internal covariate shift", words, plots.lines(cosines, "cosine")))
+    return charts
+
+
+def _chosen(title, sentence, choices, choose, wide=False):
+    if not choices:
+        return []
+    first = next(iter(choices.values()))
+    return [Chart(title, sentence, first, choices if len(choices) > 1 else {}, choose, wide)]
+
+
+def _most(words, layers: dict[str, Series], unit, text=number):
+    layer, step, value = max(
+        (
+            (name, step, v)
+            for name, s in layers.items()
+            for step, v in zip(s.steps, s.values, strict=True)
+            if math.isfinite(v)
+        ),
+        key=lambda found: found[2],
+    )
+    return f"{layer} {words}: {text(value)}{unit} at step {step}."
+
+
+def _last(words, layers: dict[str, Series], unit):
+    if not layers:
+        return ""
+    layer, series = max(layers.items(), key=lambda item: item[1].finite[-1])
+    return f"{layer} {words}: {number(series.finite[-1])}{unit}."
+
+
+def _range(words, layers: dict[str, Series]):
+    ends = [series.finite[-1] for series in layers.values()]
+    return f"{words} {number(min(ends))} to {number(max(ends))}." if len(ends) > 1 else f"{words} {number(ends[0])}."
+
+
+def _spreads(curves):
+    values = [value for series in curves.values() for value in series.finite]
+    return bool(values) and min(values) > 0 and max(values) > 50 * min(values)
+
+
+def _are_numbers(values):
+    return isinstance(values, list) and all(type(value) in (int, float) for value in values)

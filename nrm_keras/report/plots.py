@@ -1,0 +1,189 @@
+"""The kinds of figures that the inside of a model is shown in, on plotly: maps, lines and bands over steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+from nrm_keras.report.statistics import Series
+
+LABEL = 28
+BASE = {"margin": {"l": 56, "r": 16, "t": 20, "b": 44}, "xaxis": {"title": {"text": "step", "font": {"size": 13}}}}
+
+
+def layer_map(
+    layers: Mapping[str, Series],
+    unit: str,
+    more: Mapping[str, Mapping[str, Series]] | None = None,
+    logarithmic: bool = False,
+    bounds: tuple[float, float] | None = None,
+) -> dict:
+    """Layers from input to output downwards, steps across, a number as colour.
+
+    Args:
+        layers: the number by layer.
+        unit: what the colour is, for the hover text.
+        more: further numbers by their name, shown on hover.
+        logarithmic: whether the colour is the number's logarithm.
+        bounds: of the colour; None for those of the numbers.
+    """
+    steps = sorted({step for series in layers.values() for step in series.steps})
+    rows = [_row(series, steps) for series in layers.values()]
+    shown = {unit: rows} if logarithmic else {}
+    for name, part in (more or {}).items():
+        shown[name] = [_row(part.get(layer, Series([], [])), steps) for layer in layers]
+    colors = (
+        [[math.log10(v) if v is not None and v > 0 else None for v in row] for row in rows] if logarithmic else rows
+    )
+    first = [] if logarithmic else [f"{escape(unit)} %{{z:.4~g}}"]
+    hover = first + [f"{escape(name)} %{{customdata[{index}]:.4~g}}" for index, name in enumerate(shown)]
+    names = [escape(name) for name in layers]
+    figure = go.Figure(
+        go.Heatmap(
+            x=steps,
+            y=names,
+            z=[[_rounded(v) for v in row] for row in colors],
+            customdata=[
+                [[_rounded(v) for v in cell] for cell in zip(*row, strict=True)]
+                for row in zip(*shown.values(), strict=True)
+            ]
+            or None,
+            hovertemplate=f"%{{y}}, step %{{x}}<br>{'<br>'.join(hover)}<extra></extra>",
+            **({"zmin": bounds[0], "zmax": bounds[1]} if bounds else {}),
+            colorbar={"tickprefix": "10^" if logarithmic else "", "tickformat": ".2~g", "nticks": 5},
+        )
+    )
+    return _finished(figure, height=min(max(240, 70 + 19 * len(names)), 900), yaxis=_layer_axis(list(layers)))
+
+
+def lines(
+    curves: Mapping[str, Series],
+    unit: str,
+    *,
+    dashed: Sequence[str] = (),
+    logarithmic: bool = False,
+    bounds: tuple[float, float] | None = None,
+    mark: int | None = None,
+    threshold: float | None = None,
+) -> dict:
+    """Curves over steps; `mark` is a step with a dotted line, `threshold` a value with one."""
+    figure = go.Figure()
+    for name, series in curves.items():
+        figure.add_trace(
+            go.Scatter(
+                x=series.steps,
+                y=[_rounded(value) for value in series.values],
+                name=escape(name),
+                mode="lines+markers" if len(series.steps) <= 30 else "lines",
+                line={"width": 2, "dash": "dash" if name in dashed else "solid"},
+                marker={"size": 5},
+                hovertemplate="%{y:.4~g}",
+            )
+        )
+    if mark is not None:
+        figure.add_vline(x=mark, line={"dash": "dot", "width": 1.5})
+    if threshold is not None:
+        figure.add_hline(y=threshold, line={"dash": "dot", "width": 1.5})
+    many = len(curves) > 8
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
+    axis = {"title": {"text": escape(unit), "font": {"size": 13}}, "range": bounds}
+    axis |= {"type": "log", "exponentformat": "power"} if logarithmic else {}
+    return _finished(
+        figure,
+        height=290,
+        margin={**BASE["margin"], "t": 20 if many or len(curves) < 2 else 40},
+        hovermode="closest" if many else "x unified",
+        showlegend=len(curves) > 1 and not many,
+        legend=legend,
+        yaxis=axis,
+    )
+
+
+def band(low: Series, middle: Series, high: Series, unit: str) -> dict:
+    """A median as a line, and what lies between two percentiles as an area."""
+    figure = go.Figure()
+    edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hovertemplate": "%{y:.4~g}"}
+    values = [[_rounded(value) for value in series.values] for series in (low, middle, high)]
+    figure.add_trace(go.Scatter(x=low.steps, y=values[0], name="15th percentile", **edge))
+    figure.add_trace(go.Scatter(x=high.steps, y=values[2], name="85th percentile", fill="tonexty", **edge))
+    figure.add_trace(
+        go.Scatter(
+            x=middle.steps,
+            y=values[1],
+            name="median",
+            mode="lines+markers" if len(middle.steps) <= 30 else "lines",
+            line={"width": 2},
+            marker={"size": 5},
+            hovertemplate="%{y:.4~g}",
+        )
+    )
+    axis = {"title": {"text": escape(unit), "font": {"size": 13}}}
+    return _finished(figure, height=320, hovermode="x unified", showlegend=False, yaxis=axis)
+
+
+def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
+    """A spectrum: a share at each value, on a logarithmic axis."""
+    pairs = [(x, y) for x, y in zip(nodes, weights, strict=False) if math.isfinite(x) and math.isfinite(y) and y > 0]
+    floor = min((y for _, y in pairs), default=1) / 10
+    figure = go.Figure()
+    stem = {"mode": "lines", "line": {"width": 2}, "hoverinfo": "skip"}
+    figure.add_trace(
+        go.Scatter(
+            x=[v for x, _ in pairs for v in (x, x, None)], y=[v for _, y in pairs for v in (floor, y, None)], **stem
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[x for x, _ in pairs],
+            y=[y for _, y in pairs],
+            mode="markers",
+            marker={"size": 8},
+            hovertemplate="eigenvalue near %{x:.4~g}<br>share %{y:.2~g}<extra></extra>",
+        )
+    )
+    return _finished(
+        figure,
+        height=290,
+        showlegend=False,
+        xaxis={"title": {"text": escape(unit), "font": {"size": 13}}},
+        yaxis={
+            "title": {"text": "share of the eigenvalues", "font": {"size": 13}},
+            "type": "log",
+            "exponentformat": "power",
+        },
+    )
+
+
+def _finished(figure: go.Figure, **layout) -> dict:
+    figure.update_layout(**{**BASE, **layout})
+    return figure.to_plotly_json()
+
+
+def _layer_axis(names):
+    """Categories are the whole names, which are unique, and show on hover; there is room for the ends of some."""
+    every = -(-len(names) // 45)
+    return {
+        "type": "category",
+        "autorange": "reversed",
+        "tickmode": "array",
+        "tickvals": [escape(name) for name in names[::every]],
+        "ticktext": [escape(_shortened(name)) for name in names[::every]],
+        "showgrid": False,
+    }
+
+
+def _shortened(name):
+    return name if len(name) <= LABEL else f"…{name[-LABEL + 1 :]}"
+
+
+def _row(series, steps):
+    values = dict(zip(series.steps, series.values, strict=True))
+    return [value if math.isfinite(value := values.get(step, math.nan)) else None for step in steps]
+
+
+def _rounded(value):
+    """Four digits, as many as anyone reads off a chart; they halve the page."""
+    return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
