@@ -185,7 +185,7 @@ def confusion(evaluation: Evaluation) -> Chart | None:
     if len(shown) <= WRITTEN_CLASSES:
         words = [[f"{n:,}" if n else "" for n in row] for row in counts]
         figure.update_traces(text=words, texttemplate="%{text}", textfont={"size": 11})
-    sentence = " ".join(filter(None, (_most_often(evaluation), _left_out(evaluation, shown))))
+    sentence = " ".join(filter(None, (_mistakes(evaluation), _left_out(evaluation, shown))))
     return Chart("Confusion matrix", sentence, figure.to_plotly_json())
 
 
@@ -201,7 +201,9 @@ def _layout(names: list[str]) -> dict:
 
 
 def _short(name: str, limit: int = 16) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"
+    """The name without its middle where it is long: names often share their beginning."""
+    half = limit // 2
+    return name if len(name) <= limit else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _hover(evaluation: Evaluation, true: int, predicted: int, total: int) -> str:
@@ -210,15 +212,19 @@ def _hover(evaluation: Evaluation, true: int, predicted: int, total: int) -> str
     return escape(f"{names}: {count:,} of {total:,} ({percent(count / total)})" if total else f"{names}: no examples")
 
 
-def _most_often(evaluation: Evaluation) -> str:
-    others = ((index, evaluation.most_often_taken_for(index)) for index in range(len(evaluation.classes)))
-    mistakes = [(index, other) for index, other in others if other is not None]
-    if not mistakes:
-        return f"Every {evaluation.split} example is classified correctly."
-    true, predicted = max(mistakes, key=lambda pair: evaluation.confusion[pair[0]][pair[1]])
-    count, total = evaluation.confusion[true][predicted], evaluation.examples_per_class[true]
-    names = evaluation.classes
-    return f"Most often {names[true]} is taken for {names[predicted]} ({count:,} of {total:,})."
+def _mistakes(evaluation: Evaluation) -> str:
+    names, split, matrix = evaluation.classes, evaluation.split, evaluation.confusion
+    total = sum(evaluation.examples_per_class)
+    wrong = total - sum(row[index] for index, row in enumerate(matrix))
+    if not wrong:
+        return f"All {total:,} {split} examples are classified correctly."
+    sentence = f"{wrong:,} of {total:,} {split} examples are taken for another class."
+    others = ((index, evaluation.most_often_taken_for(index)) for index in range(len(names)))
+    count, true, predicted = max((matrix[index][other], index, other) for index, other in others if other is not None)
+    if count == 1:
+        return f"{sentence} No two classes are confused more than once."
+    of_all = f"{count:,} of {evaluation.examples_per_class[true]:,}"
+    return f"{sentence} Most often {names[true]} is taken for {names[predicted]} ({of_all})."
 
 
 def pictures(run_dir: Path, evaluation: Evaluation, notices: list[str]) -> list[Picture]:

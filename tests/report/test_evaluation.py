@@ -93,7 +93,7 @@ def test_a_class_without_examples_and_a_flawless_run(tmp_path):
     found = good(tmp_path, content)
     assert evaluation.per_class(found).rows[1] == ["1", "0", "never answered", "", "", ""]
     chart = evaluation.confusion(found)
-    assert chart.sentence == "Every test example is classified correctly."
+    assert chart.sentence == "All 10 test examples are classified correctly."
     assert "no examples" in chart.figure["data"][0]["hovertext"][1][0]
 
 
@@ -107,8 +107,10 @@ def test_the_matrix_shows_counts_and_shares(tmp_path, content, answers):
     assert heatmap["hovertext"][1][0].startswith(f"true dog, predicted cat: {counts[1, 0]} of {counts[1].sum()} (")
     mistakes = counts - np.diag(counts.diagonal())
     true, predicted = np.unravel_index(mistakes.argmax(), mistakes.shape)
-    expected = f"Most often {NAMES[true]} is taken for {NAMES[predicted]} ({mistakes.max()} of {counts[true].sum()})."
-    assert chart.sentence == expected
+    assert chart.sentence == (
+        f"{mistakes.sum()} of 300 test examples are taken for another class. "
+        f"Most often {NAMES[true]} is taken for {NAMES[predicted]} ({mistakes.max()} of {counts[true].sum()})."
+    )
     # plotly reads markup in its texts
     assert "<" not in json.dumps(chart.figure["data"]) + json.dumps(chart.figure["layout"]["xaxis"])
     assert "&lt;b&gt;cow&lt;/b&gt;" in chart.figure["layout"]["yaxis"]["ticktext"]
@@ -128,6 +130,21 @@ def test_of_many_classes_the_worst_are_shown_and_the_others_named(tmp_path):
     table = evaluation.per_class(found)
     assert len(table.rows) == 200 and table.note.startswith("The 200 of 250 classes")
     assert {str(index) for index in range(70)} <= {row[0] for row in table.rows}
+
+
+def test_single_mistakes_have_no_favourite(tmp_path):
+    content = identity(3)
+    content["confusion"][0][1] = content["confusion"][2][0] = 1
+    sentence = evaluation.confusion(good(tmp_path, content)).sentence
+    assert sentence == "2 of 17 test examples are taken for another class. No two classes are confused more than once."
+
+
+def test_long_names_keep_both_ends_on_the_axes_and_are_whole_on_hover(tmp_path):
+    names = [f"a name with a long beginning {number}" for number in range(3)]
+    figure = evaluation.confusion(good(tmp_path, identity(3) | {"classes": names})).figure
+    ticks = figure["layout"]["xaxis"]["ticktext"]
+    assert len(set(ticks)) == 3 and max(map(len, ticks)) <= 16
+    assert names[2] in figure["data"][0]["hovertext"][2][0]
 
 
 def test_one_class_has_no_matrix(tmp_path):
