@@ -196,7 +196,7 @@ def _layout(names: list[str]) -> dict:
         "height": max(290, 110 + 22 * len(names)),
         "margin": {"l": 56, "r": 16, "t": 16, "b": 44},
         "xaxis": axis | {"title": {"text": "predicted", "font": {"size": 13}}},
-        "yaxis": axis | {"title": {"text": "true", "font": {"size": 13}}, "autorange": "reversed"},
+        "yaxis": axis | {"title": {"text": "true", "font": {"size": 13}, "standoff": 12}, "autorange": "reversed"},
     }
 
 
