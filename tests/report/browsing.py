@@ -88,6 +88,7 @@ def _listen(context: BrowserContext, seen: Visit, own: str) -> None:
 
     context.route("**/*", decide)
     context.on("request", note_request)
+    seen.page.on("websocket", lambda socket: seen.requests.append(f"request: {socket.url}"))
     seen.page.on("console", lambda message: seen.console.append(f"console {message.type}: {message.text}"))
     seen.page.on("pageerror", lambda error: seen.errors.append(f"error: {error}"))
     seen.page.on("dialog", note_dialog)
