@@ -9,9 +9,23 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_pla
 from playwright.sync_api import TimeoutError as NotInTime
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# a heading, but none of plotly's own helpers, which lie outside of the page
-HEADINGS = "h1, h2, h3"
 CHARTS = "main .chart"
+# where on the screen the first, the middle and the last point of each trace are
+POINTS = """
+chart => {
+  const box = chart.getBoundingClientRect();
+  const at = (axis, value) => axis._offset + axis.d2p(value);
+  return chart._fullData.filter(trace => trace.visible === true).flatMap(trace => {
+    const [x, y] = ["x", "y"].map(letter => chart._fullLayout[trace[`${letter}axis`].replace(letter, `${letter}axis`)]);
+    // a trace of cells has rows instead of points
+    const cells = trace.type === "heatmap", count = trace.x.length;
+    return [0, count >> 1, count - 1].map(i => {
+      const j = cells ? Math.min(i, trace.y.length - 1) : i;
+      return [box.x + at(x, trace.x[i]), box.y + at(y, trace.y[j])];
+    });
+  }).filter(place => place.every(Number.isFinite));
+}
+"""
 
 
 @dataclass
@@ -39,17 +53,15 @@ class Visit:
         chart.locator(".main-svg").first.wait_for(state="attached", timeout=10_000)
 
     def hover(self, chart: Locator) -> bool:
-        """Whether plotly tells numbers somewhere on a grid of places in the chart."""
+        """Whether plotly tells numbers at some of the points that the chart shows."""
         self.draw(chart)
-        area = chart.locator(".nsewdrag").first.bounding_box()
-        for down in (0.5, 0.2, 0.8):
-            for along in (0.5, 0.02, 0.25, 0.75, 0.98):
-                self.page.mouse.move(area["x"] + along * area["width"], area["y"] + down * area["height"], steps=3)
-                try:
-                    chart.locator(".hoverlayer > *").first.wait_for(state="attached", timeout=300)
-                    return True
-                except NotInTime:
-                    continue
+        for x, y in chart.evaluate(POINTS):
+            self.page.mouse.move(x, y, steps=2)
+            try:
+                chart.locator(".hoverlayer > *").first.wait_for(state="attached", timeout=500)
+                return True
+            except NotInTime:
+                continue
         return False
 
 

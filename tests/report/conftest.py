@@ -139,7 +139,10 @@ def make_run(tmp_path):
 
 
 # every rule is quiet in this run: this threshold of one makes it speak
-WATCHED = ["diagnostics.every=10", *(f"diagnostics.alerts.activation_scale.{one}" for one in ("threshold=0.5", "patience=1"))]
+WATCHED = [
+    "diagnostics.every=10",
+    *(f"diagnostics.alerts.activation_scale.{one}" for one in ("threshold=0.5", "patience=1")),
+]
 
 
 @pytest.fixture(scope="session")
