@@ -169,9 +169,8 @@ def _one_at_a_time(lock: Path):
 # not for the whole session: while Playwright runs, no other test could use asyncio
 @pytest.fixture(scope="module")
 def browser():
-    browsing = pytest.importorskip("tests.report.browsing", reason="needs Playwright", exc_type=ImportError)
-    if browsing.CHROMIUM is None:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    from tests.report import browsing
+
     yield from browsing.start()
 
 

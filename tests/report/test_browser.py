@@ -7,8 +7,11 @@ import pytest
 from PIL import Image, ImageChops
 
 from nrm_keras.report import page
+from tests.report.browsing import needs_chromium
 from tests.report.conftest import HEADER, SUMMARY, metric_rows
 from tests.report.test_page import ATTACK
+
+pytestmark = needs_chromium
 
 # whether the page has charts with a choice (of a layer, say): `select.choice` inside a `figure`
 CHOICES = False

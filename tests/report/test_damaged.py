@@ -9,6 +9,9 @@ import pytest
 
 from nrm_keras.report import page
 from tests import programs
+from tests.report.browsing import needs_chromium
+
+pytestmark = needs_chromium
 
 HACK = "window.hacked = 1; alert(1)"
 ATTACK = (
@@ -71,8 +74,9 @@ def spoil_numbers(run: Path) -> None:
     for name in RECORDS:
         lines = (run / name).read_text().splitlines(True)
         tokens = ("NaN", "Infinity", "-Infinity", "1e999")
-        spoilt = [re.sub(r": -?[\d.]+(?=[,}])", f": {token}", lines[0]) for token in tokens]
-        (run / name).write_text("".join([*spoilt, *lines]))
+        # the step stays what it is: without one there is no record
+        spoilt = [re.sub(r'(?<!"step"): -?[\d.]+(?=[,}])', f": {token}", line) for line in lines for token in tokens]
+        (run / name).write_text("".join([*lines, *spoilt]))
 
 
 def put_rubbish_between(run: Path) -> None:
@@ -86,12 +90,19 @@ def put_other_json_between(run: Path) -> None:
     for name in RECORDS:
         lines = (run / name).read_text().splitlines()
         middle = len(lines) // 2
-        (run / name).write_text("\n".join([*lines[:middle], *NO_RECORDS, *lines[middle:], ""]))
+        # one record of each kind, with something else in place of all that it says
+        records = {record.get("kind"): record for record in map(json.loads, lines)}.values()
+        others = [
+            json.dumps({key: value if key in ("step", "kind") else other for key, value in record.items()})
+            for record in records
+            for other in ("much", 7, None, True, [1, [2]], {"a": 1}, -1e300)
+        ]
+        (run / name).write_text("\n".join([*lines[:middle], *NO_RECORDS, *others, *lines[middle:], ""]))
 
 
 def age(run: Path) -> None:
     content = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps({"version": 99, **content}))
+    (run / "summary.json").write_text(json.dumps({**content, "version": 99}))
 
 
 def smuggle(run: Path) -> None:
@@ -123,7 +134,7 @@ DAMAGES = [
     (spoil_numbers, []),
     (put_rubbish_between, []),
     (put_other_json_between, []),
-    (age, ["summary.json", "99"]),
+    (age, ["version 99"]),
 ]
 
 
