@@ -163,6 +163,5 @@ def _template(scheme: dict) -> dict:
                 "font": {"color": scheme["text"]},
             },
             "shapedefaults": {"line": {"color": scheme["text"]}},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": scheme["soft"], "activecolor": scheme["text"]},
         },
     ).to_plotly_json()

@@ -94,6 +94,8 @@ def read_run(run_dir: Path) -> RunFiles:
             f"The run is of version {summary.version} of run directories, and this package knows {VERSION}: what is new in it is not shown. "
             "Update nrm_keras."
         )
+    expected = [directory.ENVIRONMENT, *([directory.METRICS] if finished else [])]
+    notices += [f"{name} is missing, so what it holds is not shown." for name in expected if not (path / name).exists()]
     found = alerts.read(path, notices)
     return RunFiles(
         path=path,

@@ -13,8 +13,6 @@ from tests.report.test_page import ATTACK
 
 pytestmark = needs_chromium
 
-# whether the page has charts with a choice (of a layer, say): `select.choice` inside a `figure`
-CHOICES = False
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 SMALL_TEXTS = """
@@ -93,7 +91,6 @@ def test_each_chart_tells_its_numbers_under_the_mouse(real_run, visit):
     assert mute == []
 
 
-@pytest.mark.skipif(not CHOICES, reason="the page has no chart with a choice yet")
 def test_another_choice_draws_another_chart(real_run, visit):
     seen = visit(real_run / "report.html")
     seen.open_everything()

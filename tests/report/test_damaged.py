@@ -132,8 +132,8 @@ DAMAGES = [
     (spoil_metrics, ["not finite"]),
     (tear_records, []),
     (spoil_numbers, []),
-    (put_rubbish_between, []),
-    (put_other_json_between, []),
+    (put_rubbish_between, ["alerts.jsonl", "statistics.jsonl"]),
+    (put_other_json_between, ["alerts.jsonl", "statistics.jsonl"]),
     (age, ["version 99"]),
 ]
 
