@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nrm_keras.cli import seeds
 from nrm_keras.cli.arguments import add_allow_imports, add_verb, names_and_overrides
 from nrm_keras.cli.output import print_table
 from nrm_keras.errors import PROGRAM, UserError
@@ -18,7 +19,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"run takes one recipe. Received: {', '.join(names) or 'none'}. Such as: {PROGRAM} run images/digits_adaptive"
         )
+    if arguments.against and arguments.seeds is None:
+        raise UserError("--against compares recipes on the same seeds. Received: no --seeds. Add --seeds 0,1,2.")
     if arguments.resume:
+        if arguments.seeds is not None:
+            raise UserError(
+                "--resume goes on with one run. Received: --seeds beside it. "
+                "Leave one of them out: the command with --seeds goes on by itself."
+            )
         if arguments.smoke or arguments.out:
             raise UserError(
                 "--resume goes on with a run as it was begun. Received: --smoke or --out beside it. Leave them out."
@@ -30,6 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
             accept_changes=arguments.accept_changes,
             allow_imports=arguments.allow_imports,
         )
+    elif arguments.seeds is not None:
+        seeds.run(arguments, names[0], overrides)
     else:
         launch.run(
             names[0],
@@ -91,6 +101,8 @@ def add(subparsers) -> None:
         "run images/digits_adaptive",
         "run images/fashion_mnist_resnet train.epochs=3 norm.type=batch",
         "run images/digits_adaptive@batch --smoke",
+        "run images/digits_adaptive --seeds 0,1,2 --against images/digits_adaptive@batch",
+        "run images/digits_adaptive --seeds 0,1,2 --against norm.type=batch",
         "run --resume runs/images/digits_adaptive/20260102-030405-abcdef",
     )
     parser.add_argument(
@@ -98,6 +110,14 @@ def add(subparsers) -> None:
     )
     parser.set_defaults(more="words")
     parser.add_argument("--smoke", action="store_true", help="two steps of the smallest model: does everything work?")
+    parser.add_argument("--seeds", metavar="0,1,2", help="train each of these seeds; prints mean, spread and interval")
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --seeds, train this recipe too, or the same one with a section.key=value; prints the paired difference",
+    )
     parser.add_argument("--out", metavar="DIR", help="where run directories are made (default: runs)")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run directory, exactly where it stopped")
     parser.add_argument("--accept-changes", action="store_true", help="with --resume, take a recipe that has changed")

@@ -53,7 +53,7 @@ def run(
     """
     loaded = loading.load(recipe, overrides, allow_imports=allow_imports)
     loading.import_modules(loaded)
-    _require_files(loaded.recipe)
+    require_files(loaded.recipe)
     for warning in lints(loaded):
         say(warning)
     files = {
@@ -171,7 +171,7 @@ def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None], chang
     return Run(path)
 
 
-def _require_files(recipe) -> None:
+def require_files(recipe) -> None:
     """Checks that the user's files are there, before anything is made.
 
     Raises:
