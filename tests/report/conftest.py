@@ -1,11 +1,15 @@
-"""Run directories as a training leaves them, without a training."""
+"""Run directories as a training leaves them, without one and by a real one; a browser to look at their pages."""
 
+import contextlib
+import fcntl
 import json
 import math
 import random
 from pathlib import Path
 
 import pytest
+
+from tests import programs
 
 RECIPE = """\
 name: images/digits_adaptive                       # recipes/images/digits_adaptive.yaml:1
@@ -132,3 +136,55 @@ def make_run(tmp_path):
         return run
 
     return make
+
+
+# every rule is quiet in this run: this threshold of one makes it speak
+WATCHED = ["diagnostics.every=10", *(f"diagnostics.alerts.activation_scale.{one}" for one in ("threshold=0.5", "patience=1"))]
+
+
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory, worker_id) -> Path:
+    """A run directory of two epochs by the real command, with statistics and alerts. To be read only: copy it."""
+    root = tmp_path_factory.getbasetemp()
+    # workers of pytest-xdist share one run
+    root = (root if worker_id == "master" else root.parent) / "real_run"
+    with _one_at_a_time(root.with_name("real_run.lock")):
+        if not list(root.glob("images/*/*/summary.json")):
+            command = ["run", "images/digits_adaptive", "train.epochs=2", *WATCHED, "--out", str(root)]
+            programs.python("-m", "nrm_keras", *command)
+    (run,) = root.glob("images/*/*")
+    return run
+
+
+@contextlib.contextmanager
+def _one_at_a_time(lock: Path):
+    with open(lock, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# not for the whole session: while Playwright runs, no other test could use asyncio
+@pytest.fixture(scope="module")
+def browser():
+    browsing = pytest.importorskip("tests.report.browsing", reason="needs Playwright", exc_type=ImportError)
+    if browsing.CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    yield from browsing.start()
+
+
+@pytest.fixture
+def visit(browser):
+    """Returns a function that opens a page; at the end no page may have said, asked or requested anything."""
+    from tests.report import browsing
+
+    visits = []
+
+    def open_page(path: Path, width: int = 1200, height: int = 900, scheme: str = "light") -> browsing.Visit:
+        visits.append(browsing.visit(browser, path, width, height, scheme))
+        return visits[-1]
+
+    yield open_page
+    noise = [line for seen in visits for line in seen.noise()]
+    for seen in visits:
+        seen.page.context.close()
+    assert noise == []
