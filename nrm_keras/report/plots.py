@@ -68,8 +68,9 @@ def lines(
     bounds: tuple[float, float] | None = None,
     mark: int | None = None,
     threshold: float | None = None,
+    over: str = "step",
 ) -> dict:
-    """Curves over steps; `mark` is a step with a dotted line, `threshold` a value with one."""
+    """Curves over steps, or `over` epochs; `mark` is a step with a dotted line, `threshold` a value with one."""
     figure = go.Figure()
     for name, series in curves.items():
         figure.add_trace(
@@ -98,7 +99,40 @@ def lines(
         hovermode="closest" if many else "x unified",
         showlegend=len(curves) > 1 and not many,
         legend=legend,
+        xaxis={"title": {"text": over, "font": {"size": 13}}},
         yaxis=axis,
+    )
+
+
+def profile(
+    curves: Mapping[str, Mapping[str, float]], unit: str, *, dashed: Sequence[str] = (), logarithmic: bool = False
+) -> dict:
+    """Layers from input to output downwards, a number of each across, a curve for each of `curves`."""
+    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
+    figure = go.Figure()
+    for name, curve in curves.items():
+        figure.add_trace(
+            go.Scatter(
+                x=[_rounded(curve.get(layer)) for layer in layers],
+                y=[escape(layer) for layer in layers],
+                name=escape(name),
+                mode="lines+markers",
+                line={"width": 2, "dash": "dash" if name in dashed else "solid"},
+                marker={"size": 5},
+                hovertemplate="%{y}: %{x:.4~g}",
+            )
+        )
+    axis = {"title": {"text": escape(unit), "font": {"size": 13}}}
+    axis |= {"type": "log", "exponentformat": "power"} if logarithmic else {}
+    return _finished(
+        figure,
+        height=min(max(280, 110 + 19 * len(layers)), 900),
+        margin={**BASE["margin"], "t": 40},
+        hovermode="closest",
+        showlegend=len(curves) > 1,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        xaxis=axis,
+        yaxis=_layer_axis(layers),
     )
 
 
