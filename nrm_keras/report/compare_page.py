@@ -56,7 +56,7 @@ def render(comparison: Comparison, parts: list[Part]) -> str:
 
 
 def curves(comparison: Comparison) -> list[Chart]:
-    """A chart for each metric, on validation where all runs that have it have that, then the learning rate; a curve a run."""
+    """A chart for each metric, on validation where all runs that have it have that, then learning rates that differ; a curve a run."""
     found = dict.fromkeys(name.removeprefix("val_") for run in comparison.runs for name in run.files.metrics)
     metrics = sorted((name for name in found if name not in NOT_METRICS), key=lambda name: name != "loss")
     charts = [_curve(comparison, name) for name in (*metrics, "learning_rate")]
@@ -74,7 +74,10 @@ def _curve(comparison: Comparison, name: str) -> Chart | None:
         if column in run.files.metrics
     }
     found = {letter: series for letter, series in found.items() if series.finite}
-    if not found:
+    first = next(iter(found.values()), None)
+    if first is None:
+        return None
+    if name == "learning_rate" and all(series == first for series in found.values()):
         return None
     values = [value for series in found.values() for value in series.finite]
     logarithmic = min(values) > 0 and max(values) > 50 * min(values)
@@ -106,12 +109,12 @@ def _evidence(going: Going) -> list[Chart]:
         figure = plots.lines(series, name, dashed=dashed, mark=found.step)
         charts.append(Chart(f"{name.capitalize()}{where}", words, figure))
     if going.has_band:
-        share = parting.shares(*([run.files.statistics for run in one] for one in (going.reference, going.others)))
         chance = parting.chance(len(going.reference), len(going.others))
-        if share.finite:
+        if going.shares.finite:
             words = f"The dotted line is what it would be if nothing but the seed differed: {percent(chance)}."
+            top = min(1.02, 1.2 * max(*going.shares.finite, 2 * chance))
             title = f"Share of the numbers of {names(going.others)} outside of the band"
-            figure = plots.lines({"share outside": share}, "share", bounds=(0, 1.02), threshold=chance)
+            figure = plots.lines({"share outside": going.shares}, "share", bounds=(0, top), threshold=chance)
             charts.append(Chart(title, words, figure))
     return charts
 

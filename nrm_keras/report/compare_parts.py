@@ -16,6 +16,7 @@ from nrm_keras.report.comparison import (
     recipe_differences,
     seeds_of,
 )
+from nrm_keras.report.statistics import Series
 from nrm_keras.report.tables import Table, interval_words
 from nrm_keras.report.verdict import label, number, percent
 
@@ -31,6 +32,7 @@ class Part:
     sentences: list[str] = field(default_factory=list)
     table: Table | None = None
     top: int | None = None
+    caption: str = ""
 
     @property
     def more(self) -> str:
@@ -67,9 +69,9 @@ def _results(comparison: Comparison) -> Part:
     rows = [
         [
             run.letter,
-            run.files.name,
             "" if run.seed is None else str(run.seed),
             *_result(run),
+            run.files.name,
         ]
         for run in comparison.runs
     ]
@@ -85,7 +87,8 @@ def _results(comparison: Comparison) -> Part:
         "results",
         "Results",
         [*seeds_only, *same],
-        Table(["", "run", "seed", "status", "result", "epochs", "time"], rows),
+        Table(["run", "seed", "status", "result", "epochs", "time", "directory"], rows),
+        caption="In parentheses the 95 % confidence interval in percent, where the score is a share of examples",
     )
 
 
@@ -135,7 +138,13 @@ def _paired(comparison: Comparison) -> Part:
         sentences.append(f"Without a partner that is finished, and left out: {names(left_out)}.")
     if found[0].split != found[1].split:
         sentences.append(f"{found[0].name} are measured on {found[0].split}, {found[1].name} on {found[1].split} data.")
-    return Part("paired", f"Paired difference on {found[0].split} data", sentences, seeds.difference_table(*found))
+    return Part(
+        "paired",
+        f"Paired difference on {found[0].split} data",
+        sentences,
+        seeds.difference_table(*found),
+        caption="Means, and their paired difference",
+    )
 
 
 def _listed(values: Iterable) -> str:
@@ -149,7 +158,7 @@ def _recipes(comparison: Comparison) -> Part:
     sentences = [f"That of {names(unreadable)} cannot be read."] if unreadable else []
     if not rows:
         sentences.append("No difference." if len(readable) > 1 else "There are no two recipes to compare.")
-    return Part("recipes", "Recipes", sentences, _differences(readable, rows))
+    return Part("recipes", "Recipes", sentences, _differences("key", readable, rows), caption="Values that differ")
 
 
 def _environments(comparison: Comparison) -> Part:
@@ -158,11 +167,17 @@ def _environments(comparison: Comparison) -> Part:
     sentences = [f"That of {names(missing)} is not known."] if missing else []
     if not rows:
         sentences.append("No difference in versions, machine and code.")
-    return Part("environments", "Environments", sentences, _differences(comparison.runs, rows))
+    return Part(
+        "environments",
+        "Environments",
+        sentences,
+        _differences("fact", comparison.runs, rows),
+        caption="Facts that differ",
+    )
 
 
-def _differences(runs: Sequence[Compared], rows: list[list[str]]) -> Table | None:
-    return Table(["", *(run.letter for run in runs)], rows) if rows else None
+def _differences(what: str, runs: Sequence[Compared], rows: list[list[str]]) -> Table | None:
+    return Table([what, *(run.letter for run in runs)], rows) if rows else None
 
 
 def _partings(comparison: Comparison) -> Part:
@@ -215,14 +230,19 @@ def _going(going: Going) -> list[str]:
     if going.has_band:
         by_chance = parting.chance(len(going.reference), len(going.others))
         more = (
-            f"{percent(share)} of the {found.compared:,} numbers of that step are outside of the band; where nothing but the seed "
-            f"differs it is about {percent(by_chance)}, so a single number says little."
+            f"{percent(share)} of the {found.compared:,} numbers of that step are outside of the band, and {_range(going.shares)} of those "
+            f"of all steps; where nothing but the seed differs it is about {percent(by_chance)}, so a single number says little."
         )
     else:
         more = f"{found.outside:,} of the {found.compared:,} numbers of that step differ."
     if going.others[0].recipe is not None and _same_recipe(going):
         more += " Their recipes differ in the seed at most."
     return [sentence, more]
+
+
+def _range(shares: Series) -> str:
+    low, high = min(shares.values, default=0), max(shares.values, default=0)
+    return percent(low) if low == high else f"{percent(low)} to {percent(high)}"
 
 
 def number_name(kind: str, column: str) -> str:
@@ -255,4 +275,4 @@ def _layers(comparison: Comparison) -> Part:
     )
     sentence = f"{at}; those that differ most come first.{means if len(comparison.groups) > 1 else ''}"
     table = Table(["layer", "number", *(run.letter for run in watched), "difference"], rows)
-    return Part("layers", "Layers", [sentence], table, TOP)
+    return Part("layers", "Layers", [sentence], table, TOP, "Numbers of the layers that all runs have")

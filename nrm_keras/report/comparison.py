@@ -15,6 +15,7 @@ from nrm_keras.recipe.writing import ABSENT, flow
 from nrm_keras.report import parting, tables
 from nrm_keras.report.parting import Course
 from nrm_keras.report.reading import RunFiles, read_run
+from nrm_keras.report.statistics import Series
 from nrm_keras.runs import directory
 
 SEED = "train.seed"
@@ -38,11 +39,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Going:
-    """How far the runs `others` go together with the runs `reference`; a band of seed noise is known or not."""
+    """How far the runs `others` go together with the runs `reference`; a band of seed noise is known or not.
+
+    `shares` is the share of the numbers that are outside of the band (or differ), over the steps that are kept for showing.
+    """
 
     reference: list[Compared]
     others: list[Compared]
     course: Course
+    shares: Series
 
     @property
     def has_band(self) -> bool:
@@ -148,7 +153,8 @@ def _goings(groups: list[list[Compared]], notices: list[str]) -> list[Going]:
             said,
         )
         notices += said
-        found.append(Going(reference, others, course))
+        shares = parting.shares(*([run.files.statistics for run in runs] for runs in (reference, others)))
+        found.append(Going(reference, others, course, shares))
     return found
 
 

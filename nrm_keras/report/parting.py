@@ -88,7 +88,7 @@ def first(reference: Sequence[Path], others: Sequence[Path], notices: list[str])
 
 
 def shares(reference: Sequence[Statistics], others: Sequence[Statistics]) -> Series:
-    """The share of the numbers that are outside of the band, over the steps that are shown."""
+    """The share of the numbers that differ as in `first`, over the steps that all runs keep for showing."""
     by_step = [_by_step(one) for one in (*reference, *others)]
     steps = [step for step in by_step[0] if all(step in one for one in by_step)]
     found = Series([], [])

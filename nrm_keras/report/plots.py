@@ -91,6 +91,8 @@ def lines(
     many = len(curves) > 8
     legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
     axis = {"title": {"text": escape(unit), "font": {"size": 13}}, "range": bounds}
+    steps = [step for series in curves.values() for step in series.steps]
+    whole = {"dtick": 1} if steps and max(steps) - min(steps) <= 12 else {}  # no step 1.5
     axis |= {"type": "log", "exponentformat": "power"} if logarithmic else {}
     return _finished(
         figure,
@@ -99,7 +101,7 @@ def lines(
         hovermode="closest" if many else "x unified",
         showlegend=len(curves) > 1 and not many,
         legend=legend,
-        xaxis={"title": {"text": over, "font": {"size": 13}}},
+        xaxis={"title": {"text": over, "font": {"size": 13}}, **whole},
         yaxis=axis,
     )
 
