@@ -12,7 +12,7 @@ from nrm_keras.report.comparison import Compared, Comparison, Going
 from nrm_keras.report.figures import NOT_METRICS, Chart
 from nrm_keras.report.layer_differences import MEAN, QUANTITIES
 from nrm_keras.report.statistics import Series
-from nrm_keras.report.verdict import label, number, percent
+from nrm_keras.report.verdict import label, number
 from nrm_keras.runs import directory
 
 
@@ -111,7 +111,7 @@ def _evidence(going: Going) -> list[Chart]:
     if going.has_band:
         chance = parting.chance(len(going.reference), len(going.others))
         if going.shares.finite:
-            words = f"The dotted line is what it would be if nothing but the seed differed: {percent(chance)}."
+            words = f"The dotted line is what it would be if nothing but the seed differed: about {100 * chance:.0f} %."
             top = min(1.02, 1.2 * max(*going.shares.finite, 2 * chance))
             title = f"Share of the numbers of {names(going.others)} outside of the band"
             figure = plots.lines({"share outside": going.shares}, "share", bounds=(0, top), threshold=chance)

@@ -231,7 +231,7 @@ def _going(going: Going) -> list[str]:
         by_chance = parting.chance(len(going.reference), len(going.others))
         more = (
             f"{percent(share)} of the {found.compared:,} numbers of that step are outside of the band, and {_range(going.shares)} of those "
-            f"of all steps; where nothing but the seed differs it is about {percent(by_chance)}, so a single number says little."
+            f"of all steps; where nothing but the seed differs it is about {100 * by_chance:.0f} %, so a single number says little."
         )
     else:
         more = f"{found.outside:,} of the {found.compared:,} numbers of that step differ."
@@ -273,6 +273,6 @@ def _layers(comparison: Comparison) -> Part:
     means = (
         " The difference is between the means of the seeds." if len(comparison.groups) < len(comparison.runs) else ""
     )
-    sentence = f"{at}; those that differ most come first.{means if len(comparison.groups) > 1 else ''}"
+    sentence = f"{at}; those that differ most come first; means by standard deviations (sd).{means if len(comparison.groups) > 1 else ''}"
     table = Table(["layer", "number", *(run.letter for run in watched), "difference"], rows)
     return Part("layers", "Layers", [sentence], table, TOP, "Numbers of the layers that all runs have")

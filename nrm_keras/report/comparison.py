@@ -109,6 +109,7 @@ def _read(letter: str, path: Path, notices: list[str]) -> Compared:
         # what is no YAML has been noticed by read_run
         notices.append(f"{letter}: its recipe cannot be read and is not compared: {str(error).splitlines()[0]}")
         return Compared(letter, files, None)
+    notices += [f"{letter}: {problem}" for problem in problems[:3]]
     if not isinstance(recipe, dict):
         notices.append(f"{letter}: {directory.RECIPE} holds no sections and is not compared.")
         return Compared(letter, files, None)

@@ -92,7 +92,7 @@ def _difference(quantity: Quantity, one: dict, means: Sequence[float], deviation
     if quantity is MEAN:
         deviation = max((value for value in deviations.values() if math.isfinite(value)), default=0.0)
         shift = (high - low) / deviation if deviation > 0 else 0.0
-        return math.log1p(shift), f"{number(shift)} standard deviations"
+        return math.log1p(shift), f"{number(shift)} sd"
     if quantity.is_share:
         return math.log((high + SHARE) / (low + SHARE)), f"{number(100 * (high - low))} points"
     if high == low:

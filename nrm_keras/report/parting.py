@@ -109,7 +109,7 @@ def chance(seeds: int, others: int) -> float:
     """
     import numpy as np
 
-    draws = np.random.default_rng(0).normal(size=(100_000, seeds + others))
+    draws = np.random.default_rng(0).normal(size=(200_000, seeds + others))
     band, rest = draws[:, :seeds], draws[:, seeds:]
     middle, half = band.mean(1, keepdims=True), WIDTH * band.std(1, ddof=1, keepdims=True)
     return float(np.mean((rest > middle + half).all(1) | (rest < middle - half).all(1)))

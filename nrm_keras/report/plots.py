@@ -121,7 +121,7 @@ def profile(
                 mode="lines+markers",
                 line={"width": 2, "dash": "dash" if name in dashed else "solid"},
                 marker={"size": 5},
-                hovertemplate="%{y}: %{x:.4~g}",
+                hovertemplate="%{x:.4~g}",
             )
         )
     axis = {"title": {"text": escape(unit), "font": {"size": 13}}}
@@ -130,7 +130,7 @@ def profile(
         figure,
         height=min(max(280, 110 + 19 * len(layers)), 900),
         margin={**BASE["margin"], "t": 40},
-        hovermode="closest",
+        hovermode="closest" if len(curves) > 8 else "y unified",
         showlegend=len(curves) > 1,
         legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
         xaxis=axis,

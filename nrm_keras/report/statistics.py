@@ -137,7 +137,8 @@ def steps_of(run_dir: Path, kinds: Collection[str], notices: list[str]) -> Itera
     if lines:
         yield current, lines
     if late:
-        notices.append(f"{directory.STATISTICS}: {late:,} lines of earlier steps behind later ones are not compared.")
+        many = "line of an earlier step is" if late == 1 else "lines of earlier steps are"
+        notices.append(f"{directory.STATISTICS}: {late:,} {many} not compared: later ones are in front of it.")
 
 
 def lines_of(path: Path) -> Iterable[bytes]:
