@@ -18,6 +18,7 @@ EVERY_VERB = {
     "cp": ["cp", "images/digits_adaptive", "copy.yaml"],
     "validate": ["validate", "images/digits_adaptive"],
     "schema": ["schema"],
+    "results": ["results", "."],
 }
 
 RUN_VERBS = ("run", "evaluate", "predict", "report", "runs", "data", "doctor")
@@ -283,6 +284,21 @@ def test_a_full_disk_and_a_closed_stream_are_no_traceback(tmp_path):
         (["show", "none.yaml"], "none.yaml: no such file."),
         (["show", "."], "a directory"),
         (["show", "images/digits_adaptive", "epochs"], "an override is section.key=value. Received: 'epochs'."),
+        (["run", "images/digits_adaptive", "--seeds", "0,1,one"], "Received: '0,1,one', where 'one' is none."),
+        (["run", "images/digits_adaptive", "--seeds", "0,1,0"], "where one is there twice"),
+        (["run", "images/digits_adaptive", "--seeds", "00,0"], "where one is there twice"),
+        (["run", "images/digits_adaptive", "--seeds", ""], "whole numbers from 0 on"),
+        (["run", "images/digits_adaptive", "--seeds", "0,,1"], "whole numbers from 0 on"),
+        (["run", "images/digits_adaptive", "--seeds", "-1"], "whole numbers from 0 on"),
+        (["run", "images/digits_adaptive", "--seeds", "1.5"], "whole numbers from 0 on"),
+        (["run", "--resume", "runs/x", "--seeds", "0,1"], "--resume goes on with one run."),
+        (["run", "images/digits_adaptive", "--against", "norm.type=batch"], "Received: no --seeds."),
+        (["run", "images/digits_adaptive", "train.seed=3", "--seeds", "0,1"], "Received: train.seed=3 beside it."),
+        (["run", "images/digits_adaptive", "train={seed: 3}", "--seeds", "0"], "Received: train.seed=3 beside it."),
+        (["run", "images/digits_adaptive", "--seeds", "0", "--against", "images/digits"], "no recipe is called"),
+        (["run", "images/digits_adaptive", "--seeds", "0", "--against", "norm.type=adaptive"], "a recipe that differs"),
+        (["run", "images/digits_adaptive", "--seeds", "0", "--against", "a", "--against", "b"], "takes one recipe"),
+        (["results", "nowhere"], "nowhere: no such directory."),
     ],
 )
 def test_mistakes_exit_with_2_and_no_traceback(run, arguments, message):

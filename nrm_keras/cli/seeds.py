@@ -16,22 +16,27 @@ def run(arguments: argparse.Namespace, name: str, overrides: Sequence[str]) -> N
     from nrm_keras.training import seeds
 
     wanted = seeds.parse(arguments.seeds)
-    training = seeds.Training(name, overrides, arguments.out or "runs", arguments.smoke, arguments.allow_imports)
+    training = seeds.Training(
+        name,
+        tuple(overrides),
+        out=arguments.out or "runs",
+        smoke=arguments.smoke,
+        allow_imports=arguments.allow_imports,
+    )
     against = _against(training, arguments.against)
     seeds.check(training, against)
     command = seeds.command_line(training, wanted, arguments.against)
-    found = []
-    for one in filter(None, (training, against)):
-        runs = seeds.train(one, wanted, command)
-        found.append(report.scores(one.title, runs))
-    for scores in found:
-        _print(f"{scores.split.capitalize()} data, {scores.name}", report.table(scores))
+    found = [
+        (one, report.scores(one.name, seeds.train(one, wanted, command))) for one in filter(None, (training, against))
+    ]
+    for one, scores in found:
+        _print(f"{scores.split.capitalize()} data, {one.title}", report.table(scores))
     if against:
-        _print(f"{found[0].name} minus {found[1].name}, seed by seed", report.difference_table(*found))
+        _print("The first minus the second, seed by seed", report.difference_table(*(scores for _, scores in found)))
 
 
 def _against(training, words: Sequence[str]):
-    """The recipe to compare with: it gets the changes of the first one, and its own on top."""
+    """The recipe to compare with, if any: it gets the changes of the first one, and its own on top."""
     names, changes = names_and_overrides(words)
     if len(names) > 1:
         raise UserError(
@@ -40,7 +45,7 @@ def _against(training, words: Sequence[str]):
     if not words:
         return None
     name = names[0] if names else training.recipe
-    return replace(training, recipe=name, overrides=[*training.overrides, *changes])
+    return replace(training, recipe=name, own=tuple(changes))
 
 
 def _print(title: str, table) -> None:

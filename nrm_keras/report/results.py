@@ -188,8 +188,8 @@ def _metric(group: list[Result]) -> tuple[str, str]:
         return "none", "not measured"
     values = [summary.metrics.get(split, {}).get(name) for summary in summaries]
     spread = summary_of([math.nan if value is None else value for value in values])
-    words = number(spread.mean)
-    return f"{split} {label(name)}", words if spread.deviation is None else f"{words} ± {number(spread.deviation)}"
+    deviation = f" ± {number(spread.deviation)}" if spread.interval else ""
+    return f"{split} {label(name)}", f"{number(spread.mean)}{deviation}"
 
 
 def _time(group: list[Result]) -> str:

@@ -136,8 +136,7 @@ def difference_table(a: Scores, b: Scores) -> Table:
         ]
         for name, found in pairs.items()
     ]
-    note = " ".join(filter(None, (_told_apart(label(name), found) for name, found in pairs.items())))
-    return Table(["metric", a.name, b.name, "difference", "95 % interval of the difference"], rows, note)
+    return Table(["metric", a.name, b.name, "difference", "95 % interval of the difference"], rows, _told_apart(pairs))
 
 
 def interval_words(found: Spread | Paired) -> str:
@@ -151,12 +150,17 @@ def _deviation(spread: Spread) -> str:
     return "none (one seed)" if spread.deviation is None else number(spread.deviation)
 
 
-def _told_apart(name: str, found: Paired) -> str:
-    if found.interval is None:
-        return ""
-    low, high = found.interval
-    if low == high:
-        return f"The difference in {name} is the same for every seed, which says little about further seeds."
-    if low <= 0 <= high:
-        return f"The interval of {name} contains 0: {found.n} seeds do not tell the two recipes apart."
-    return f"The interval of {name} excludes 0."
+def _told_apart(pairs: Mapping[str, Paired]) -> str:
+    """What the intervals mean for the question whether the recipes differ."""
+    kinds: dict[str, list[str]] = {}
+    for name, found in pairs.items():
+        if found.interval is not None:
+            low, high = found.interval
+            kind = "same" if low == high else "holds 0" if low <= 0 <= high else "without 0"
+            kinds.setdefault(kind, []).append(label(name))
+    words = {
+        "without 0": "0 is outside of the interval: {}.",
+        "holds 0": "0 is within the interval, so that these seeds do not tell the recipes apart: {}.",
+        "same": "Every seed has the same difference, which says little about further seeds: {}.",
+    }
+    return "\n".join(text.format(", ".join(kinds[kind])) for kind, text in words.items() if kind in kinds)

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,30 +28,38 @@ class Training:
     Args:
         recipe: the name of a shipped recipe, NAME@variant, or a path.
         overrides: `section.key=value` each.
+        own: more of them, which the recipe that it is compared with does not have.
         out: where run directories are made.
         smoke, allow_imports: as in `launch.run`.
     """
 
     recipe: str
-    overrides: Sequence[str] = ()
+    overrides: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     out: str = "runs"
     smoke: bool = False
     allow_imports: bool = False
 
+    @property
+    def name(self) -> str:
+        """What it is called in a comparison."""
+        return " ".join([self.recipe, *self.own])
+
+    @property
+    def title(self) -> str:
+        """The recipe with all its changes."""
+        return " ".join([self.recipe, *self.changes()])
+
+    def changes(self, seed: int | None = None) -> list[str]:
+        return [*self.overrides, *self.own, *([] if seed is None else [f"train.seed={seed}"])]
+
     def load(self, seed: int | None = None) -> loading.Loaded:
-        changes = [*self.overrides, *([] if seed is None else [f"train.seed={seed}"])]
-        return loading.load(self.recipe, changes, allow_imports=self.allow_imports)
+        return loading.load(self.recipe, self.changes(seed), allow_imports=self.allow_imports)
 
     def words(self, seed: int | None = None) -> list[str]:
         """The words behind `run` that train it."""
         options = [*(["--smoke"] if self.smoke else []), *(["--out", self.out] if self.out != "runs" else [])]
-        changes = [*self.overrides, *([] if seed is None else [f"train.seed={seed}"])]
-        return [self.recipe, *changes, *options, *self.flags]
-
-    @property
-    def title(self) -> str:
-        """The recipe with its changes, in words."""
-        return " ".join([self.recipe, *self.overrides])
+        return [self.recipe, *self.changes(seed), *options, *self.flags]
 
     @property
     def flags(self) -> list[str]:
@@ -105,7 +113,7 @@ def check(training: Training, against: Training | None = None) -> None:
 
 def train(
     training: Training, seeds: Sequence[int], command: str, say: Callable[[str], None] = print
-) -> Mapping[int, Path]:
+) -> dict[int, Path]:
     """Trains each seed in a process of its own, as `run ... train.seed=N` does, so that it has the same bits.
 
     Finished runs of the same recipe, code and data are taken as they are; stopped ones go on.
@@ -140,7 +148,7 @@ class SeedFailed(Exception):
 
 def _train_one(training: Training, seed: int, place: str, say: Callable[[str], None]) -> Path:
     loaded = training.load(seed)
-    place = f"{place}: {loaded.name}, train.seed={seed}"
+    place = f"{place}: {training.title} train.seed={seed}"
     found, unlike = (None, "") if training.smoke else earlier.find(Path(training.out), loaded)
     if found and directory.summary(found):
         say(f"{place} is trained already, in {found}")
