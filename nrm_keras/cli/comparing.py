@@ -10,19 +10,21 @@ from nrm_keras.cli.output import print_heading, print_sentence, print_table
 
 
 def compare(arguments: argparse.Namespace) -> None:
+    from nrm_keras.recipe.problems import printable
     from nrm_keras.report import compare_page, compare_parts, comparison
 
     found = comparison.read([Path(run) for run in arguments.runs])
     shown = compare_parts.parts(found, arguments.paired)
     for notice in found.notices:
-        print_sentence(f"Notice: {notice}")
+        print_sentence(printable(f"Notice: {notice}"))
     for part in shown:
         print_heading(part.title)
         for sentence in part.sentences:
-            print_sentence(sentence)
+            print_sentence(printable(sentence))
         if part.table:
             rows = part.table.rows[: part.top]
-            print_table(part.table.head, rows)
+            # names in files of others may hold what moves a terminal's cursor
+            print_table(part.table.head, [list(map(printable, row)) for row in rows])
             for more in filter(None, (part.table.note, part.more)):
                 print_sentence(more)
     if arguments.html or arguments.open:

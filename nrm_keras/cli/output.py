@@ -32,22 +32,17 @@ def _print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def print_heading(text: str) -> None:
     """A heading, with an empty line in front of it."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.text import Text
-
-        Console().print(Text(f"\n{text}", style="bold"))
-    else:
-        print(f"\n{text}")
+    print()
+    print_sentence(text, "bold")
 
 
-def print_sentence(text: str) -> None:
+def print_sentence(text: str, style: str = "") -> None:
     """Words that a terminal breaks between words; into a file or pipe one line."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.text import Text
 
-        Console().print(Text(text))
+        Console().print(Text(text, style))
     else:
         print(text)
 

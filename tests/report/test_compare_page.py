@@ -98,8 +98,12 @@ def test_a_page_that_cannot_be_written_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
 def test_in_a_browser(tmp_path, visit, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
     seen = visit(page_of(tmp_path, *six(tmp_path), paired=True), width=width, scheme=scheme)
     seen.open_everything()
+    found = Axe().run(seen.page, options={}).response["violations"]
+    assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     profile = seen.page.locator("figure", has=seen.page.locator("select"))
     assert seen.hover(profile.locator(".chart"))
