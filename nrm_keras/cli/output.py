@@ -30,6 +30,23 @@ def _print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     Console().print(table)
 
 
+def print_heading(text: str) -> None:
+    """A heading, with an empty line in front of it."""
+    print()
+    print_sentence(text, "bold")
+
+
+def print_sentence(text: str, style: str = "") -> None:
+    """Words that a terminal breaks between words; into a file or pipe one line."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console().print(Text(text, style))
+    else:
+        print(text)
+
+
 def print_anything() -> None:
     """A terminal that cannot show a character gets its number instead of an error."""
     for stream in (sys.stdout, sys.stderr):

@@ -78,7 +78,7 @@ def _lines(values: dict, indent: str, path: tuple) -> Iterator[tuple[str, tuple]
             yield f"{indent}{_text(key)}:", ()
             yield from _items(value, indent + "  ", here)
         else:
-            yield f"{indent}{_text(key)}: {_flow(value)}", here
+            yield f"{indent}{_text(key)}: {flow(value)}", here
 
 
 def _items(values: tuple, indent: str, path: tuple) -> Iterator[tuple[str, tuple]]:
@@ -88,18 +88,19 @@ def _items(values: tuple, indent: str, path: tuple) -> Iterator[tuple[str, tuple
             for number, (text, leaf) in enumerate(entries):
                 yield (f"{indent}- {text[len(indent) + 2 :]}" if number == 0 else text), leaf
         else:
-            yield f"{indent}- {_flow(value)}", (*path, index)
+            yield f"{indent}- {flow(value)}", (*path, index)
 
 
 def _holds_mappings(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(entry, dict) for entry in value)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """A value in one line of YAML."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(key)}: {_flow(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(key)}: {flow(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_flow, value)) + "]"
+        return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):
         return _text(value)
     if value is None or isinstance(value, bool):

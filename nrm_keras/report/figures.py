@@ -16,7 +16,6 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-ser
 SCHEMES = {
     "light": {
         "text": "#3d4657",
-        "soft": "#7d8798",
         "grid": "#e6e9ef",
         "line": "#c3c9d4",
         "paper": "#ffffff",
@@ -25,7 +24,6 @@ SCHEMES = {
     },
     "dark": {
         "text": "#b9c2d0",
-        "soft": "#8a94a5",
         "grid": "#2a313d",
         "line": "#465062",
         "paper": "#171c25",

@@ -38,6 +38,11 @@ def write(run_dir: Path) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page as text."""
+    return fill("page.html", _content(run))
+
+
+def fill(template: str, content: dict) -> str:
+    """A template of this folder with its content, and with what every page needs."""
     environment = Environment(
         loader=PackageLoader("nrm_keras.report", ""),
         autoescape=True,
@@ -45,7 +50,14 @@ def render(run: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(_content(run))
+    return environment.get_template(template).render(
+        # scripts without this number don't run, whatever a name or a recipe smuggles in
+        nonce=secrets.token_urlsafe(16),
+        plotly=get_plotlyjs(),
+        templates=figures.templates(),
+        version=__version__,
+        **content,
+    )
 
 
 def _content(run: RunFiles) -> dict:
@@ -53,10 +65,6 @@ def _content(run: RunFiles) -> dict:
     notices = [*run.notices, *_not_finite(run)]
     answers = evaluation.read(run.path, notices)
     return {
-        # scripts without this number don't run, whatever a name or a recipe smuggles in
-        "nonce": secrets.token_urlsafe(16),
-        "plotly": get_plotlyjs(),
-        "templates": figures.templates(),
         "run": run,
         "badge": _badge(run),
         "sentences": verdict.sentences(run),
@@ -74,7 +82,6 @@ def _content(run: RunFiles) -> dict:
         "recipe": tables.recipe_lines(run.recipe),
         "environment": tables.environment(run.environment),
         "diff": _diff(run.environment),
-        "version": __version__,
     }
 
 

@@ -14,6 +14,7 @@ from nrm_keras.report.statistics import Series
 LABEL, LEGEND = 28, 8
 # Seen on white and on black alike; what has no colour of its own takes those of the page's scheme.
 MAIN, ACCENT, AREA = "#3f7fe0", "#d0691a", (63, 127, 224, 0.3)
+ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
 BASE = {"margin": {"l": 56, "r": 16, "t": 20, "b": 44}, "xaxis": {"title": {"text": "step", "font": {"size": 13}}}}
 
 
@@ -57,7 +58,7 @@ def layer_map(
             or None,
             hovertemplate=f"%{{y}}, step %{{x}}<br>{'<br>'.join(hover)}<extra></extra>",
             **({"zmin": bounds[0], "zmax": bounds[1]} if bounds else {}),
-            colorbar={"tickprefix": "10^" if logarithmic else "", "tickformat": ".2~g", "nticks": 5},
+            colorbar={"tickprefix": "10^" if logarithmic else "", "tickformat": ".2~g", **_ticks(colors, logarithmic)},
         )
     )
     return _finished(figure, height=min(max(240, 70 + 19 * len(names)), 900), yaxis=_layer_axis(list(layers)))
@@ -72,8 +73,9 @@ def lines(
     bounds: tuple[float, float] | None = None,
     mark: int | None = None,
     threshold: float | None = None,
+    over: str = "step",
 ) -> dict:
-    """Curves over steps; `mark` is a step with a dotted line, `threshold` a value with one.
+    """Curves over steps, or `over` epochs; `mark` is a step with a dotted line, `threshold` a value with one.
 
     More than a legend has room for are layers in their order: the first ones dark, the last ones bright.
     """
@@ -90,14 +92,48 @@ def lines(
     if threshold is not None:
         figure.add_hline(y=threshold, line={"dash": "dot", "width": 1.5})
     values = [value for series in curves.values() for value in series.finite]
+    steps = [step for series in curves.values() for step in series.steps]
+    whole = {"dtick": 1} if steps and max(steps) - min(steps) <= 12 else {}  # no step 1.5
     return _finished(
         figure,
         height=290,
         margin={**BASE["margin"], "t": 20 if many or len(curves) < 2 else 40},
         hovermode="closest" if many else "x unified",
         showlegend=not many and len(curves) > 1,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        legend=ABOVE,
+        xaxis={"title": _title(over), **whole},
         yaxis={"title": _title(unit), "range": bounds, **(_logarithmic(values) if logarithmic else {})},
+    )
+
+
+def profile(
+    curves: Mapping[str, Mapping[str, float]], unit: str, *, dashed: Sequence[str] = (), logarithmic: bool = False
+) -> dict:
+    """Layers from input to output downwards, a number of each across, a curve for each of `curves`."""
+    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
+    figure = go.Figure()
+    for name, curve in curves.items():
+        figure.add_trace(
+            go.Scatter(
+                x=[_rounded(curve.get(layer)) for layer in layers],
+                y=[escape(layer) for layer in layers],
+                name=escape(name),
+                mode="lines+markers",
+                line={"width": 2, "dash": "dash" if name in dashed else "solid"},
+                marker={"size": 5},
+                hovertemplate="%{x:.4~g}",
+            )
+        )
+    values = [value for curve in curves.values() for value in curve.values()]
+    return _finished(
+        figure,
+        height=min(max(280, 110 + 19 * len(layers)), 900),
+        margin={**BASE["margin"], "t": 40},
+        hovermode="closest" if len(curves) > LEGEND else "y unified",
+        showlegend=len(curves) > 1,
+        legend=ABOVE,
+        xaxis={"title": _title(unit), **(_logarithmic(values) if logarithmic else {})},
+        yaxis=_layer_axis(layers),
     )
 
 
@@ -164,6 +200,12 @@ def _logarithmic(values):
 def _finished(figure: go.Figure, **layout) -> dict:
     figure.update_layout(**{**BASE, **layout})
     return figure.to_plotly_json()
+
+
+def _ticks(colors, logarithmic):
+    """Whole powers of ten, where there are two of them."""
+    values = [value for row in colors for value in row if value is not None]
+    return {"dtick": 1} if logarithmic and values and max(values) - min(values) >= 2 else {"nticks": 5}
 
 
 def _without_outliers(rows):

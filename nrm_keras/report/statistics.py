@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def read(run_dir: Path, notices: list[str], always: Collection[int] = ()) -> Sta
             head = HEAD.match(line)
             line = _without_channels(line)
             if head is None:
-                record = parse(line, _is_record)
+                record = parse(line, is_record)
                 damaged += record is None
                 if record is not None:
                     kinds[record["kind"]].add(record["step"], record)
@@ -98,7 +98,7 @@ def read(run_dir: Path, notices: list[str], always: Collection[int] = ()) -> Sta
         return Statistics()
     records = {}
     for kind, thinned in kinds.items():
-        parsed = [line if isinstance(line, dict) else parse(line, _is_record) for line in thinned.lines()]
+        parsed = [line if isinstance(line, dict) else parse(line, is_record) for line in thinned.lines()]
         records[kind] = [record for record in parsed if record is not None]
         damaged += len(parsed) - len(records[kind])
     if damaged:
@@ -106,6 +106,39 @@ def read(run_dir: Path, notices: list[str], always: Collection[int] = ()) -> Sta
             f"{directory.STATISTICS}: {damaged:,} damaged {'line is' if damaged == 1 else 'lines are'} left out."
         )
     return Statistics(records, {kind: (thinned.count, thinned.shown) for kind, thinned in kinds.items()})
+
+
+def steps_of(run_dir: Path, kinds: Collection[str], notices: list[str]) -> Iterator[tuple[int, list[bytes]]]:
+    """Every step with the lines of these kinds, none thinned out; one step at a time is in memory.
+
+    Lines of a step below one that has been there are left out, and said in `notices` at the end of the file.
+    """
+    wanted = frozenset(kind.encode() for kind in kinds)
+    current, lines, late = -1, [], 0
+    try:
+        for line in lines_of(run_dir / directory.STATISTICS):
+            head = HEAD.match(line)
+            line = _without_channels(line)
+            record = None if head else parse(line, is_record)
+            if not head and record is None:
+                continue
+            step, kind = (int(head[1]), head[2]) if head else (record["step"], record["kind"].encode())
+            if kind not in wanted:
+                continue
+            if step > current:
+                if lines:
+                    yield current, lines
+                current, lines = step, []
+            late += step < current
+            if step == current:
+                lines.append(line)
+    except OSError:
+        return  # `read` has said so
+    if lines:
+        yield current, lines
+    if late:
+        many = "line of an earlier step is" if late == 1 else "lines of earlier steps are"
+        notices.append(f"{directory.STATISTICS}: {late:,} {many} not compared: later ones are in front of it.")
 
 
 def lines_of(path: Path) -> Iterable[bytes]:
@@ -127,7 +160,7 @@ def parse(line: bytes, is_record: Callable[[dict], bool]) -> dict | None:
     return record if isinstance(record, dict) and is_record(record) else None
 
 
-def _is_record(record):
+def is_record(record):
     return type(record.get("step")) is int and isinstance(record.get("kind"), str)
 
 
