@@ -291,6 +291,7 @@ def test_a_full_disk_and_a_closed_stream_are_no_traceback(tmp_path):
         (["run", "images/digits_adaptive", "--seeds", "0,,1"], "whole numbers from 0 on"),
         (["run", "images/digits_adaptive", "--seeds", "-1"], "whole numbers from 0 on"),
         (["run", "images/digits_adaptive", "--seeds", "1.5"], "whole numbers from 0 on"),
+        (["run", "images/digits_adaptive", "--seeds", "0,99999999999"], "train.seed: must be less than"),
         (["run", "--resume", "runs/x", "--seeds", "0,1"], "--resume goes on with one run."),
         (["run", "images/digits_adaptive", "--against", "norm.type=batch"], "Received: no --seeds."),
         (["run", "images/digits_adaptive", "train.seed=3", "--seeds", "0,1"], "Received: train.seed=3 beside it."),

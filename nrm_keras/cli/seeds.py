@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, name: str, overrides: Sequence[str]) -> N
         allow_imports=arguments.allow_imports,
     )
     against = _against(training, arguments.against)
-    seeds.check(training, against)
+    seeds.check(training, wanted, against)
     command = seeds.command_line(training, wanted, arguments.against)
     found = [
         (one, report.scores(one.name, seeds.train(one, wanted, command))) for one in filter(None, (training, against))

@@ -53,7 +53,7 @@ def sections(statistics: Statistics) -> list[Section]:
             "gates",
             "Gates",
             "The weight on batch statistics that each adaptive layer has learned; the rest is on those of the example. The prior is "
-            "what the batch size alone would give.",
+            "what the batch size alone would give. Dark curves are near the input, bright ones near the output.",
             _gates(statistics),
         ),
         Section(
@@ -122,7 +122,8 @@ def _drift(statistics):
         }
         choices[name] = plots.layer_map(shift, "mean shift", more)
         sentence = sentence or _most("moved farthest from the start", shift, " standard deviations")
-    return _chosen("Shift of the mean", sentence, choices, "reference", wide=True)
+    sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
+    return _chosen("Shift of the mean", sentence, choices, "against", wide=True)
 
 
 def _bands(statistics):
@@ -156,7 +157,7 @@ def _flow(statistics):
     sentence = ""
     if len(ends) > 1 and ends[-1] > 0 and ends[0] > 0:
         sentence = f"At the last step the first layer's gradient is {number(ends[0] / ends[-1])} times the last one's."
-    return _chosen("Gradient flow", sentence, choices, "number", wide=True)
+    return _chosen("Gradient flow", sentence, choices, "show", wide=True)
 
 
 def _gates(statistics):
@@ -179,7 +180,7 @@ def _gap(statistics):
         if layers:
             choices[name] = plots.layer_map(layers, name)
     sentence = _last("is farthest off at the end", statistics.by_layer("running", "mean_gap"), " standard deviations")
-    return _chosen("Running against batch statistics", sentence, choices, "number", wide=True)
+    return _chosen("Running against batch statistics", sentence, choices, "show", wide=True)
 
 
 def _rates(statistics):

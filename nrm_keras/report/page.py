@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from nrm_keras.errors import UserError
-from nrm_keras.report import figures, findings, inside, tables, verdict
+from nrm_keras.report import evaluation, figures, findings, inside, tables, verdict
 from nrm_keras.report.reading import RunFiles, read_run
 from nrm_keras.runs import directory
 from nrm_keras.version import __version__
@@ -62,13 +62,16 @@ def fill(template: str, content: dict) -> str:
 
 def _content(run: RunFiles) -> dict:
     summary = run.summary
+    notices = [*run.notices, *_not_finite(run)]
+    answers = evaluation.read(run.path, notices)
     return {
         "run": run,
         "badge": _badge(run),
         "sentences": verdict.sentences(run),
         "tiles": _tiles(run),
         "commands": _commands(run),
-        "notices": [*run.notices, *_not_finite(run)],
+        "notices": notices,
+        "classes": _classes(run, answers, notices),
         "charts": figures.charts(run.metrics, summary.best_epoch if summary else None),
         "findings": findings.cards(run.findings, run.statistics),
         "sections": inside.sections(run.statistics),
@@ -79,6 +82,18 @@ def _content(run: RunFiles) -> dict:
         "recipe": tables.recipe_lines(run.recipe),
         "environment": tables.environment(run.environment),
         "diff": _diff(run.environment),
+    }
+
+
+def _classes(run: RunFiles, answers: evaluation.Evaluation | None, notices: list[str]) -> dict | None:
+    """What is shown of how the classes fare."""
+    if answers is None:
+        return None
+    return {
+        "split": answers.split,
+        "table": evaluation.per_class(answers),
+        "confusion": evaluation.confusion(answers),
+        "pictures": evaluation.pictures(run.path, answers, notices),
     }
 
 

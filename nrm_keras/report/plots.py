@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from nrm_keras.report.statistics import Series
 
-LABEL = 28
+LABEL, LEGEND = 28, 8
+# Seen on white and on black alike; what has no colour of its own takes those of the page's scheme.
+MAIN, ACCENT, AREA = "#3f7fe0", "#d0691a", (63, 127, 224, 0.3)
+LEGEND_PLACE = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
 BASE = {"margin": {"l": 56, "r": 16, "t": 20, "b": 44}, "xaxis": {"title": {"text": "step", "font": {"size": 13}}}}
 
 
@@ -28,7 +32,7 @@ def layer_map(
         unit: what the colour is, for the hover text.
         more: further numbers by their name, shown on hover.
         logarithmic: whether the colour is the number's logarithm.
-        bounds: of the colour; None for those of the numbers.
+        bounds: of the colour; None for those of the numbers, but for a few that are far larger than all others.
     """
     steps = sorted({step for series in layers.values() for step in series.steps})
     rows = [_row(series, steps) for series in layers.values()]
@@ -38,6 +42,7 @@ def layer_map(
     colors = (
         [[math.log10(v) if v is not None and v > 0 else None for v in row] for row in rows] if logarithmic else rows
     )
+    bounds = bounds or (None if logarithmic else _without_outliers(rows))
     first = [] if logarithmic else [f"{escape(unit)} %{{z:.4~g}}"]
     hover = first + [f"{escape(name)} %{{customdata[{index}]:.4~g}}" for index, name in enumerate(shown)]
     names = [escape(name) for name in layers]
@@ -70,39 +75,34 @@ def lines(
     threshold: float | None = None,
     over: str = "step",
 ) -> dict:
-    """Curves over steps, or `over` epochs; `mark` is a step with a dotted line, `threshold` a value with one."""
+    """Curves over steps, or `over` epochs; `mark` is a step with a dotted line, `threshold` a value with one.
+
+    More than a legend has room for are layers in their order: the first ones dark, the last ones bright.
+    """
     figure = go.Figure()
-    for name, series in curves.items():
-        figure.add_trace(
-            go.Scatter(
-                x=series.steps,
-                y=[_rounded(value) for value in series.values],
-                name=escape(name),
-                mode="lines+markers" if len(series.steps) <= 30 else "lines",
-                line={"width": 2, "dash": "dash" if name in dashed else "solid"},
-                marker={"size": 5},
-                hovertemplate="%{y:.4~g}",
-            )
-        )
+    many = len(curves) > LEGEND
+    colors = sample_colorscale("Viridis", [0.15 + 0.65 * i / len(curves) for i in range(len(curves))]) if many else []
+    for index, (name, series) in enumerate(curves.items()):
+        style = {"width": 2.5, "dash": "dash"} if name in dashed else {"width": 2}
+        if many:
+            style["color"] = ACCENT if name in dashed else colors[index]
+        figure.add_trace(_curve(series, name, style))
     if mark is not None:
         figure.add_vline(x=mark, line={"dash": "dot", "width": 1.5})
     if threshold is not None:
         figure.add_hline(y=threshold, line={"dash": "dot", "width": 1.5})
-    many = len(curves) > 8
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
-    axis = {"title": {"text": escape(unit), "font": {"size": 13}}, "range": bounds}
+    values = [value for series in curves.values() for value in series.finite]
     steps = [step for series in curves.values() for step in series.steps]
     whole = {"dtick": 1} if steps and max(steps) - min(steps) <= 12 else {}  # no step 1.5
-    axis |= {"type": "log", "exponentformat": "power"} if logarithmic else {}
     return _finished(
         figure,
         height=290,
         margin={**BASE["margin"], "t": 20 if many or len(curves) < 2 else 40},
         hovermode="closest" if many else "x unified",
-        showlegend=len(curves) > 1 and not many,
-        legend=legend,
-        xaxis={"title": {"text": over, "font": {"size": 13}}, **whole},
-        yaxis=axis,
+        showlegend=not many and len(curves) > 1,
+        legend=LEGEND_PLACE,
+        xaxis={"title": _title(over), **whole},
+        yaxis={"title": _title(unit), "range": bounds, **(_logarithmic(values) if logarithmic else {})},
     )
 
 
@@ -124,16 +124,15 @@ def profile(
                 hovertemplate="%{x:.4~g}",
             )
         )
-    axis = {"title": {"text": escape(unit), "font": {"size": 13}}}
-    axis |= {"type": "log", "exponentformat": "power"} if logarithmic else {}
+    values = [value for curve in curves.values() for value in curve.values() if math.isfinite(value)]
     return _finished(
         figure,
         height=min(max(280, 110 + 19 * len(layers)), 900),
         margin={**BASE["margin"], "t": 40},
-        hovermode="closest" if len(curves) > 8 else "y unified",
+        hovermode="closest" if len(curves) > LEGEND else "y unified",
         showlegend=len(curves) > 1,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
-        xaxis=axis,
+        legend=LEGEND_PLACE,
+        xaxis={"title": _title(unit), **(_logarithmic(values) if logarithmic else {})},
         yaxis=_layer_axis(layers),
     )
 
@@ -141,42 +140,24 @@ def profile(
 def band(low: Series, middle: Series, high: Series, unit: str) -> dict:
     """A median as a line, and what lies between two percentiles as an area."""
     figure = go.Figure()
-    edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hovertemplate": "%{y:.4~g}"}
-    values = [[_rounded(value) for value in series.values] for series in (low, middle, high)]
-    figure.add_trace(go.Scatter(x=low.steps, y=values[0], name="15th percentile", **edge))
-    figure.add_trace(go.Scatter(x=high.steps, y=values[2], name="85th percentile", fill="tonexty", **edge))
-    figure.add_trace(
-        go.Scatter(
-            x=middle.steps,
-            y=values[1],
-            name="median",
-            mode="lines+markers" if len(middle.steps) <= 30 else "lines",
-            line={"width": 2},
-            marker={"size": 5},
-            hovertemplate="%{y:.4~g}",
-        )
-    )
-    axis = {"title": {"text": escape(unit), "font": {"size": 13}}}
-    return _finished(figure, height=320, hovermode="x unified", showlegend=False, yaxis=axis)
+    figure.add_trace(_curve(low, "15th percentile", {"width": 0}))
+    figure.add_trace(_curve(high, "85th percentile", {"width": 0}).update(fill="tonexty", fillcolor=f"rgba{AREA}"))
+    figure.add_trace(_curve(middle, "median", {"width": 2, "color": MAIN}))
+    return _finished(figure, height=320, hovermode="x unified", showlegend=False, yaxis={"title": _title(unit)})
 
 
 def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
     """A spectrum: a share at each value, on a logarithmic axis."""
     pairs = [(x, y) for x, y in zip(nodes, weights, strict=False) if math.isfinite(x) and math.isfinite(y) and y > 0]
     floor = min((y for _, y in pairs), default=1) / 10
-    figure = go.Figure()
-    stem = {"mode": "lines", "line": {"width": 2}, "hoverinfo": "skip"}
-    figure.add_trace(
-        go.Scatter(
-            x=[v for x, _ in pairs for v in (x, x, None)], y=[v for _, y in pairs for v in (floor, y, None)], **stem
-        )
-    )
+    feet = {"x": [v for x, _ in pairs for v in (x, x, None)], "y": [v for _, y in pairs for v in (floor, y, None)]}
+    figure = go.Figure(go.Scatter(**feet, mode="lines", line={"width": 2, "color": MAIN}, hoverinfo="skip"))
     figure.add_trace(
         go.Scatter(
             x=[x for x, _ in pairs],
             y=[y for _, y in pairs],
             mode="markers",
-            marker={"size": 8},
+            marker={"size": 8, "color": MAIN},
             hovertemplate="eigenvalue near %{x:.4~g}<br>share %{y:.2~g}<extra></extra>",
         )
     )
@@ -184,18 +165,49 @@ def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
         figure,
         height=290,
         showlegend=False,
-        xaxis={"title": {"text": escape(unit), "font": {"size": 13}}},
-        yaxis={
-            "title": {"text": "share of the eigenvalues", "font": {"size": 13}},
-            "type": "log",
-            "exponentformat": "power",
-        },
+        xaxis={"title": _title(unit)},
+        yaxis={"title": _title("share of the eigenvalues"), **_logarithmic([y for _, y in pairs])},
     )
+
+
+def _curve(series, name, line):
+    few = len(series.steps) <= 30 and line["width"]
+    return go.Scatter(
+        x=series.steps,
+        y=[_rounded(value) for value in series.values],
+        name=escape(name),
+        mode="lines+markers" if few else "lines",
+        line=line,
+        marker={"size": 5},
+        hovertemplate="%{y:.4~g}",
+    )
+
+
+def _title(text):
+    return {"text": escape(text), "font": {"size": 13}}
+
+
+def _logarithmic(values):
+    """Ticks at powers of ten, and between them where there are few."""
+    positive = [value for value in values if value > 0]
+    narrow = bool(positive) and max(positive) < 1e3 * min(positive)
+    return {
+        "type": "log",
+        **({"dtick": "D2", "tickformat": "~g"} if narrow else {"dtick": 1, "exponentformat": "power"}),
+    }
 
 
 def _finished(figure: go.Figure, **layout) -> dict:
     figure.update_layout(**{**BASE, **layout})
     return figure.to_plotly_json()
+
+
+def _without_outliers(rows):
+    values = sorted(value for row in rows for value in row if value is not None)
+    if not values or values[0] < 0:
+        return None
+    most = values[int(0.95 * (len(values) - 1))]
+    return (0, most) if 0 < most < values[-1] / 2 else (0, values[-1])
 
 
 def _layer_axis(names):

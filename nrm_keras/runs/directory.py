@@ -15,6 +15,7 @@ from nrm_keras.errors import UserError
 RECIPE, COMMAND, SUMMARY, METRICS = "recipe.yaml", "command.txt", "summary.json", "metrics.csv"
 ENVIRONMENT, LOG, CHECKPOINTS, REPORT = "environment.json", "log.txt", "checkpoints", "report.html"
 STATISTICS, ALERTS = "statistics.jsonl", "alerts.jsonl"
+EVALUATION, EXAMPLES = "evaluation.json", "examples"
 MODEL = f"{CHECKPOINTS}/model.keras"
 
 

@@ -29,11 +29,11 @@ def find(out: Path, loaded: Loaded) -> tuple[Path | None, str]:
     return None, unlike
 
 
-def same_recipe(path: Path, loaded: Loaded) -> bool:
-    """Whether a run was made from this recipe, seed included and wherever its values stood, and is no smoke test."""
+def same_recipe(path: Path, loaded: Loaded, smoke: bool = False) -> bool:
+    """Whether a run was made from this recipe, seed included and wherever its values stood, as a smoke test or not."""
     try:
-        smoke = directory.environment(path)["run"]["smoke"]
-        return not smoke and not difference(load(path / directory.RECIPE).recipe, loaded.recipe)
+        made_as = directory.environment(path)["run"]["smoke"]
+        return made_as == smoke and not difference(load(path / directory.RECIPE).recipe, loaded.recipe)
     except (UserError, KeyError, TypeError):  # damaged: certainly not to be taken for it
         return False
 

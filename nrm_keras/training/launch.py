@@ -120,11 +120,12 @@ def _changed(path: Path, recipe: str):
     """The run's recipe changes, and it is no longer finished; all is as before where it can't go on like that."""
     before = {
         file: (path / file).read_text("utf-8")
-        for file in (directory.RECIPE, directory.SUMMARY)
+        for file in (directory.RECIPE, directory.SUMMARY, directory.EVALUATION)
         if (path / file).exists()
     }
     directory.write_text(path / directory.RECIPE, recipe)
-    (path / directory.SUMMARY).unlink(missing_ok=True)
+    for file in (directory.SUMMARY, directory.EVALUATION):
+        (path / file).unlink(missing_ok=True)
     try:
         yield
     except UserError:

@@ -89,12 +89,14 @@ def parse(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def check(training: Training, against: Training | None = None) -> None:
+def check(training: Training, seeds: Sequence[int], against: Training | None = None) -> None:
     """Checks what can be checked before hours of training.
 
     Raises:
-        UserError: a recipe is not in order or names a seed, or both recipes are the same.
+        UserError: a recipe or seed is not in order, a change names a seed, or both recipes are the same.
     """
+    for seed in seeds:
+        training.load(seed)
     both = [one.load() for one in (training, against) if one]
     for loaded in both:
         if loaded.origins["train.seed"] == "command line":
@@ -169,7 +171,11 @@ def _runs_of(training: Training, loaded: loading.Loaded) -> list[Path]:
 
 def _new_run(training: Training, loaded: loading.Loaded, before: set[Path]) -> Path:
     """The run that was not there before; others may train the same recipe with other seeds meanwhile."""
-    new = [path for path in _runs_of(training, loaded) if path not in before and earlier.same_recipe(path, loaded)]
+    new = [
+        path
+        for path in _runs_of(training, loaded)
+        if path not in before and earlier.same_recipe(path, loaded, training.smoke)
+    ]
     if not new:
         raise UserError(
             f"{Path(training.out) / loaded.name}: the run that was just trained must be there. Received: none. "

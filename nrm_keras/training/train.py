@@ -19,7 +19,7 @@ from nrm_keras.diagnostics.callback import InternalStatistics
 from nrm_keras.diagnostics.records import forget_after
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory as run_directory
-from nrm_keras.training import distribution, optimizers
+from nrm_keras.training import distribution, evaluation, optimizers
 from nrm_keras.training.initialize import freeze_normalizers, initialize_from
 from nrm_keras.training.interrupt import stop_on_signal
 from nrm_keras.training.progress import MetricsLog, ProgressLog
@@ -123,6 +123,7 @@ def train(
     if strategy:  # what is saved needs no strategy
         compile_model(model, recipe, model.optimizer)
     save_model(model, path / run_directory.MODEL)
+    evaluation.write(path, model, examples, recipe.data.batch_size)
     return {
         "status": _status(recipe, history, say),
         "seed": recipe.train.seed,

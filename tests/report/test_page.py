@@ -23,7 +23,9 @@ def sections(shown: Page) -> list[str]:
 
 
 def charts(shown: Page) -> dict[str, dict]:
-    data = [json.loads(e.text) for e in shown.all("script", type="application/json") if e.within("figure")]
+    data = [
+        json.loads(e.text)["choices"][0] for e in shown.all("script", type="application/json") if e.within("figure")
+    ]
     return dict(zip(shown.texts("h3"), data, strict=True))
 
 

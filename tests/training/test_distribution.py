@@ -42,13 +42,16 @@ def one_device(tmp_path_factory):
 
 
 def test_two_replicas_give_the_result_of_one_device(one_device, tmp_path):
-    metrics, scores, weights = outcome(run(tmp_path, "images/digits_adaptive", *QUICK, *MIRRORED)[0])
+    path, _ = run(tmp_path, "images/digits_adaptive", *QUICK, *MIRRORED)
+    metrics, scores, weights = outcome(path)
     for name, values in one_device[0].items():
         np.testing.assert_allclose(metrics[name], values, rtol=0, atol=1e-5, err_msg=name)
     for split, values in one_device[1].items():
         assert scores[split] == pytest.approx(values, abs=1e-5)
     for name, value in one_device[2].items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    confusion = np.array(json.loads((path / "evaluation.json").read_text())["confusion"])
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(scores["test"]["accuracy"])
 
 
 def test_without_synchronization_the_result_differs(one_device, tmp_path):

@@ -114,13 +114,13 @@ def stop(folder, process, send):
 
 
 def test_a_stopped_seed_goes_on_with_the_same_command(folder):
-    arguments = ("--seeds", "0", "train.epochs=90")
+    arguments = ("--seeds", "0", "train.epochs=30")
     path, output = stop(folder, start(folder, *arguments), lambda process: os.killpg(process.pid, signal.SIGINT))
-    command = "python -m nrm_keras run mine.yaml train.epochs=90 --seeds 0"
+    command = "python -m nrm_keras run mine.yaml train.epochs=30 --seeds 0"
     assert output.splitlines()[-1] == f"Stopped at seed 1 of 1. The same command goes on: {command}"
     status, output = run(folder, *arguments)
     assert status == 0 and f"goes on in runs/mine/{path.name}" in output and "Resuming at epoch" in output, output
-    assert runs(folder) == [path] and directory.summary(path)["epochs"] == 90
+    assert runs(folder) == [path] and directory.summary(path)["epochs"] == 30
 
 
 def test_sigterm_reaches_the_training(folder):
@@ -133,6 +133,13 @@ def test_a_seed_that_fails_ends_the_command(folder):
     assert status == 2 and "Traceback" not in output, output
     assert "every seed must be trained. Received: exit status 2, see above." in output.splitlines()[-1]
     assert "Seed 2" not in output and runs(folder) == []
+
+
+def test_seeds_can_be_tried_with_a_smoke_test(folder):
+    status, output = run(folder, "--seeds", "0", "--smoke")
+    assert status == 0 and "Test data, mine.yaml:" in output, output
+    (path,) = runs(folder)
+    assert directory.summary(path)["smoke"] is True
 
 
 # What is reused ------------------------------------------------------------------------------------------------------
@@ -193,6 +200,7 @@ def test_changed_data_under_the_same_name_is_not(finished, folder):
 def test_smoke_tests_and_damaged_runs_are_not(finished, folder):
     loaded, path, change = finished
     change(run={"recipe": "mine", "smoke": True})
+    assert earlier.same_recipe(path, loaded, smoke=True) and not earlier.same_recipe(path, loaded)
     assert earlier.find(folder, loaded) == (None, "")
     (path / directory.ENVIRONMENT).write_text("{")
     assert earlier.find(folder, loaded) == (None, "")
