@@ -124,7 +124,7 @@ def profile(
                 hovertemplate="%{x:.4~g}",
             )
         )
-    values = [value for curve in curves.values() for value in curve.values()]
+    values = [value for curve in curves.values() for value in curve.values() if math.isfinite(value)]
     return _finished(
         figure,
         height=min(max(280, 110 + 19 * len(layers)), 900),

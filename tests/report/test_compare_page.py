@@ -35,13 +35,12 @@ def test_everything_is_shown(tmp_path):
     titles = list(figures)
     assert titles[:2] == ["Loss, validation", "Accuracy, validation"] and titles[-1] == "Layer by layer"
     assert titles[-2] == "Share of the numbers of D, E, F outside of the band"
-    loss = figures["Loss, validation"]["choices"][0]
+    loss = figures["Loss, validation"]
     assert [curve["name"] for curve in loss["data"]] == [*"ABCDEF"]
-    assert [curve["line"]["dash"] for curve in loss["data"]] == ["solid"] * 3 + ["dash"] * 3
+    assert [curve["line"].get("dash", "solid") for curve in loss["data"]] == ["solid"] * 3 + ["dash"] * 3
     assert loss["layout"]["xaxis"]["title"]["text"] == "epoch" and loss["data"][0]["x"] == list(range(1, 16))
     # every layer that all have, in its order
-    (mean, *_) = figures["Layer by layer"]["choices"]
-    assert mean["data"][0]["y"] == ["stem", "stem_norm", "logits"]
+    assert figures["Layer by layer"]["data"][0]["y"] == ["stem", "stem_norm", "logits"]
     (rows,) = [t for t in seen.classed("numbers") if t.within("details")]
     assert sum(e.tag == "tr" and rows in e.parents for e in seen.elements) == 1 + 3 * 4 + 3
 
@@ -50,7 +49,7 @@ def test_learning_rates_are_drawn_where_they_differ_and_training_where_one_has_n
     other = "epoch,loss,learning_rate\n1,0.5,0.1\n2,0.4,0.2\n"
     figures = charts(shown(tmp_path, write(tmp_path / "a"), write(tmp_path / "b", metrics=other)))
     assert list(figures) == ["Loss, training", "Accuracy, validation", "Learning rate"]
-    assert figures["Loss, training"]["choices"][0]["data"][1]["y"] == [0.5, 0.4]
+    assert figures["Loss, training"]["data"][1]["y"] == [0.5, 0.4]
 
 
 def test_names_are_text(tmp_path):

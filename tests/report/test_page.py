@@ -221,7 +221,7 @@ def test_the_page_is_accessible(make_run):
         for name in ("aria-labelledby", "aria-describedby"):
             assert element.attributes.get(name, ids[0]) in ids
     for chart in shown.classed("chart"):
-        assert chart.attributes["role"] == "img" and chart.attributes["aria-label"]
+        assert chart.attributes["role"] == "group" and chart.attributes["aria-label"]
 
 
 def test_no_run_directory_is_an_error_that_helps(tmp_path):
