@@ -60,7 +60,7 @@ def _chart(finding, statistics):
         curves = {f"median of {len(curves)} weights": _median(curves)}
     positive = all(value > 0 for series in curves.values() for value in series.finite)
     values = [value for series in curves.values() for value in series.finite]
-    threshold = finding.threshold if is_threshold else None
+    threshold = finding.threshold if is_threshold and math.isfinite(finding.threshold or 0) else None
     figure = plots.lines(
         curves,
         unit,

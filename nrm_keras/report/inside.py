@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nrm_keras.report import plots
 from nrm_keras.report.figures import Chart
-from nrm_keras.report.statistics import Series, Statistics, number_of
+from nrm_keras.report.statistics import Series, Statistics, as_number, number_of
 from nrm_keras.report.verdict import duration, number, percent
 
 
@@ -211,8 +211,8 @@ def _curvature(statistics):
     records = statistics.of("curvature")
     choices = {}
     for record in records:
-        nodes, weights = (record.get(name) for name in ("density_nodes", "density_weights"))
-        if _are_numbers(nodes) and _are_numbers(weights) and len(nodes) == len(weights):
+        nodes, weights = (_numbers(record.get(name)) for name in ("density_nodes", "density_weights"))
+        if nodes and len(nodes) == len(weights):
             choices[f"step {record['step']}"] = plots.stems(nodes, weights, "eigenvalue")
     if not records:
         return []
@@ -297,5 +297,5 @@ def _spreads(curves):
     return bool(values) and min(values) > 0 and max(values) > 50 * min(values)
 
 
-def _are_numbers(values):
-    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
+def _numbers(values):
+    return [as_number(value) for value in values] if isinstance(values, list) else []
