@@ -95,18 +95,18 @@ def thinning(statistics: Statistics) -> str:
 
 def cost(statistics: Statistics) -> str:
     """What watching cost, in a sentence; empty where that is not known yet."""
-    record = next(reversed(statistics.of("cost")), None)
-    if record is None:
-        return ""
-    first, later, elapsed, share = (
-        number_of(record, name) for name in ("first_seconds", "later_seconds", "elapsed_seconds", "share")
+    records = statistics.of("cost")
+    # a run that was stopped and went on has a record of each time
+    first, later, elapsed, probes = (
+        sum(number_of(record, name) for record in records)
+        for name in ("first_seconds", "later_seconds", "elapsed_seconds", "probes")
     )
-    if not all(map(math.isfinite, (first, later, elapsed, share))):
+    if not math.isfinite(first + later + elapsed + probes) or elapsed <= 0:
         return ""
-    probes = number_of(record, "probes")
+    times = f" after each of {len(records)} starts" if len(records) > 1 else ""
     return (
-        f"Watching cost {percent(share)} of {duration(elapsed)}: {duration(first)} for the first of {probes:,.0f} probed steps with its "
-        f"trace, {duration(later)} for all others and what was measured beside them."
+        f"Watching cost {percent((first + later) / elapsed)} of {duration(elapsed)}: {duration(first)} for the first of "
+        f"{probes:,.0f} probed steps{times} with its trace, {duration(later)} for all others and what was measured beside them."
     )
 
 
