@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from nrm_keras.report import plots
-from nrm_keras.report.figures import Chart
+from nrm_keras.report.figures import Chart, chosen
 from nrm_keras.report.statistics import Series, Statistics, as_number, number_of
 from nrm_keras.report.verdict import duration, number, percent
 
@@ -123,14 +123,14 @@ def _drift(statistics):
         choices[name] = plots.layer_map(shift, "mean shift", more)
         sentence = sentence or _most("moved farthest from the start", shift, " standard deviations")
     sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
-    return _chosen("Shift of the mean", sentence, choices, "against", wide=True)
+    return chosen("Shift of the mean", sentence, choices, "against", wide=True)
 
 
 def _bands(statistics):
     parts = [statistics.by_layer("activation", column) for column in ("p15", "p50", "p85")]
     layers = [layer for layer in parts[1] if all(layer in part for part in parts)]
     choices = {layer: plots.band(*(part[layer] for part in parts), "activation") for layer in layers}
-    return _chosen("Distribution over time", f"{len(layers)} layers to choose from.", choices, "layer", wide=True)
+    return chosen("Distribution over time", f"{len(layers)} layers to choose from.", choices, "layer", wide=True)
 
 
 def _share(statistics, column, title):
@@ -157,7 +157,7 @@ def _flow(statistics):
     sentence = ""
     if len(ends) > 1 and ends[-1] > 0 and ends[0] > 0:
         sentence = f"At the last step the first layer's gradient is {number(ends[0] / ends[-1])} times the last one's."
-    return _chosen("Gradient flow", sentence, choices, "show", wide=True)
+    return chosen("Gradient flow", sentence, choices, "show", wide=True)
 
 
 def _gates(statistics):
@@ -180,7 +180,7 @@ def _gap(statistics):
         if layers:
             choices[name] = plots.layer_map(layers, name)
     sentence = _last("is farthest off at the end", statistics.by_layer("running", "mean_gap"), " standard deviations")
-    return _chosen("Running against batch statistics", sentence, choices, "show", wide=True)
+    return chosen("Running against batch statistics", sentence, choices, "show", wide=True)
 
 
 def _rates(statistics):
@@ -201,7 +201,7 @@ def _rates(statistics):
             for layer in norms
             if layer in equilibrium
         }
-        charts += _chosen(
+        charts += chosen(
             "Norm and where it settles", "Steps and weight decay balance at the dashed norm.", choices, "weight"
         )
     return charts
@@ -225,9 +225,11 @@ def _curvature(statistics):
         "edge of stability": statistics.single("curvature", "edge_of_stability"),
     }
     curves = {name: series for name, series in curves.items() if series.finite}
-    charts = _chosen("Spectrum", sentence, dict(reversed(choices.items())), "step")
+    charts = chosen("Spectrum", sentence, dict(reversed(choices.items())), "step")
     if curves:
-        figure = plots.lines(curves, "eigenvalue", dashed=["edge of stability"], logarithmic=_spreads(curves))
+        figure = plots.lines(
+            curves, "eigenvalue", dashed=["edge of stability"], logarithmic=plots.spread_widely(curves.values())
+        )
         words = "Gradient descent at full batch hovers where the largest eigenvalue meets the edge of stability."
         charts.append(Chart("Largest eigenvalue", words, figure))
     return charts
@@ -260,13 +262,6 @@ def _landscape(statistics):
     return charts
 
 
-def _chosen(title, sentence, choices, choose, wide=False):
-    if not choices:
-        return []
-    first = next(iter(choices.values()))
-    return [Chart(title, sentence, first, choices if len(choices) > 1 else {}, choose, wide)]
-
-
 def _most(words, layers: dict[str, Series], unit, text=number):
     layer, step, value = max(
         (
@@ -290,11 +285,6 @@ def _last(words, layers: dict[str, Series], unit):
 def _range(words, layers: dict[str, Series]):
     ends = [series.finite[-1] for series in layers.values()]
     return f"{words} {number(min(ends))} to {number(max(ends))}." if len(ends) > 1 else f"{words} {number(ends[0])}."
-
-
-def _spreads(curves):
-    values = [value for series in curves.values() for value in series.finite]
-    return bool(values) and min(values) > 0 and max(values) > 50 * min(values)
 
 
 def _numbers(values):
