@@ -113,10 +113,7 @@ def read(run_dir: Path, notices: list[str], always: Collection[int] = ()) -> Sta
         parsed = [line if isinstance(line, dict) else parse(line, is_record) for line in thinned.lines()]
         records[kind] = [record for record in parsed if record is not None]
         damaged += len(parsed) - len(records[kind])
-    if damaged:
-        notices.append(
-            f"{directory.STATISTICS}: {damaged:,} damaged {'line is' if damaged == 1 else 'lines are'} left out."
-        )
+    notice_damage(directory.STATISTICS, damaged, notices)
     return Statistics(records, {kind: (thinned.count, thinned.shown) for kind, thinned in kinds.items()})
 
 
@@ -172,7 +169,14 @@ def parse(line: bytes, is_record: Callable[[dict], bool]) -> dict | None:
     return record if isinstance(record, dict) and is_record(record) else None
 
 
-def is_record(record):
+def notice_damage(file: str, lines: int, notices: list[str]) -> None:
+    """Says how many lines of the file are damaged, if any."""
+    if lines:
+        notices.append(f"{file}: {lines:,} damaged {'line is' if lines == 1 else 'lines are'} left out.")
+
+
+def is_record(record: dict) -> bool:
+    """Whether it has a step and a kind, as every record has."""
     step = record.get("step")
     return type(step) is int and abs(step) < LAST_STEP and isinstance(record.get("kind"), str)
 
