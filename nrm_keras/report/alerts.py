@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from nrm_keras.diagnostics.rule_names import RULE_NAMES
-from nrm_keras.report.statistics import lines_of, parse
+from nrm_keras.report.statistics import lines_of, notice_damage, parse
 from nrm_keras.runs import directory
 
 
@@ -42,9 +42,6 @@ def read(run_dir: Path, notices: list[str]) -> list[Finding]:
                 damaged += 1
     except OSError as error:
         notices.append(f"{directory.ALERTS} cannot be read and is left out: {error}")
-    if damaged:
-        notices.append(
-            f"{directory.ALERTS}: {damaged:,} damaged {'line is' if damaged == 1 else 'lines are'} left out."
-        )
+    notice_damage(directory.ALERTS, damaged, notices)
     gravity = {name: place for place, name in enumerate(RULE_NAMES)}
     return sorted(found, key=lambda finding: (gravity.get(finding.rule, len(gravity)), finding.step))

@@ -9,7 +9,7 @@ from nrm_keras.errors import UserError
 from nrm_keras.report import inside, layer_differences, page, parting, plots
 from nrm_keras.report.compare_parts import Part, names, number_name
 from nrm_keras.report.comparison import Compared, Comparison, Going
-from nrm_keras.report.figures import NOT_METRICS, Chart
+from nrm_keras.report.figures import NOT_METRICS, Chart, chosen
 from nrm_keras.report.layer_differences import MEAN, QUANTITIES
 from nrm_keras.report.statistics import Series
 from nrm_keras.report.verdict import label, number
@@ -79,8 +79,7 @@ def _curve(comparison: Comparison, name: str) -> Chart | None:
         return None
     if name == "learning_rate" and all(series == first for series in found.values()):
         return None
-    values = [value for series in found.values() for value in series.finite]
-    logarithmic = min(values) > 0 and max(values) > 50 * min(values)
+    logarithmic = plots.spread_widely(found.values())
     figure = plots.lines(found, label(column), dashed=_dashed(comparison), logarithmic=logarithmic, over="epoch")
     ends = ", ".join(f"{letter} {number(series.finite[-1])}" for letter, series in found.items())
     where = "" if name == "learning_rate" else ", validation" if validated else ", training"
@@ -140,8 +139,4 @@ def _profiles(comparison: Comparison) -> list[Chart]:
         choices[quantity.name] = plots.profile(
             found, quantity.name, dashed=_dashed(comparison), logarithmic=logarithmic
         )
-    if not choices:
-        return []
-    words = "Layers from input to output downwards."
-    first = next(iter(choices.values()))
-    return [Chart("Layer by layer", words, first, choices if len(choices) > 1 else {}, "number", wide=True)]
+    return chosen("Layer by layer", "Layers from input to output downwards.", choices, "number", wide=True)

@@ -100,9 +100,7 @@ def _result(run: Compared) -> list[str]:
     summary = run.files.summary
     if summary is None:
         return ["unreadable summary" if run.files.finished else "unfinished", "", f"{len(run.files.epochs)} so far", ""]
-    name = verdict.main_metric(summary)
-    found = ((split, verdict.score(summary, split, name)) for split in ("test", "validation") if name)
-    split, score = next(((split, one) for split, one in found if one), ("", None))
+    split, name, score = verdict.main_score(summary)
     words = "none that is finite"
     if score:
         value = f"{percent(score.value)} ({interval_words(score.interval)})" if score.is_share else number(score.value)
@@ -235,7 +233,7 @@ def _going(going: Going) -> list[str]:
         )
     else:
         more = f"{found.outside:,} of the {found.compared:,} numbers of that step differ."
-    if going.others[0].recipe is not None and _same_recipe(going):
+    if going.others[0].setting and _same_recipe(going):
         more += " Their recipes differ in the seed at most."
     return [sentence, more]
 
@@ -252,11 +250,8 @@ def number_name(kind: str, column: str) -> str:
 
 
 def _same_recipe(going: Going) -> bool:
-    recipes = [
-        {key: value for key, value in (run.recipe or {}).items() if key != SEED}
-        for run in (*going.reference, *going.others)
-    ]
-    return all(one == recipes[0] for one in recipes)
+    settings = [run.setting for run in (*going.reference, *going.others)]
+    return all(one == settings[0] for one in settings)
 
 
 def _layers(comparison: Comparison) -> Part:

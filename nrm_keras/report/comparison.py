@@ -36,6 +36,11 @@ class Compared:
         seed = (self.recipe or {}).get(SEED)
         return seed if type(seed) is int else None
 
+    @property
+    def setting(self) -> dict[str, str]:
+        """The recipe but for its seed, each value as YAML; empty where it cannot be read."""
+        return {key: flow(value) for key, value in (self.recipe or {}).items() if key != SEED}
+
 
 @dataclass(frozen=True)
 class Going:
@@ -119,10 +124,9 @@ def _read(letter: str, path: Path, notices: list[str]) -> Compared:
 def _groups(runs: Iterable[Compared]) -> list[list[Compared]]:
     groups: dict[object, list[Compared]] = {}
     for run in runs:
-        values = {key: flow(value) for key, value in (run.recipe or {}).items() if key != SEED}
         smoke = run.files.summary.smoke if run.files.summary else False
         # a recipe that cannot be read is like no other
-        groups.setdefault(run.letter if not values else (smoke, *sorted(values.items())), []).append(run)
+        groups.setdefault((smoke, *sorted(run.setting.items())) if run.setting else run.letter, []).append(run)
     return list(groups.values())
 
 
@@ -148,12 +152,7 @@ def _goings(groups: list[list[Compared]], notices: list[str]) -> list[Going]:
         reference, rest = [first], [[run] for run in others]
     found = []
     for others in rest:
-        said: list[str] = []
-        course = parting.first(
-            *([run.files.path for run in runs] for runs in (reference, others)),
-            said,
-        )
-        notices += said
+        course = parting.first(*([run.files.path for run in runs] for runs in (reference, others)), notices)
         shares = parting.shares(*([run.files.statistics for run in runs] for runs in (reference, others)))
         found.append(Going(reference, others, course, shares))
     return found

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from nrm_keras.report.figures import Chart
+from nrm_keras.report.reading import Count
 from nrm_keras.report.tables import Table, interval_words
 from nrm_keras.report.verdict import number, percent, wilson
 from nrm_keras.runs import directory
@@ -24,7 +25,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 # where the shares of mistakes are, and its darkness alone gives the order
 COLORSCALE = [[0, "#f4c95d"], [0.05, "#ee9b4a"], [0.3, "#d0587e"], [1, "#3f5fd0"]]
 
-Count = Annotated[int, Field(ge=0, le=10**12)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -8,6 +8,8 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from nrm_keras.report import plots
+from nrm_keras.report.statistics import Series
 from nrm_keras.report.verdict import label, number
 
 NOT_METRICS = {"epoch", "learning_rate", "seconds"}
@@ -46,6 +48,14 @@ class Chart:
     choices: dict[str, dict] = field(default_factory=dict)
     choose: str = ""
     wide: bool = False
+
+
+def chosen(title: str, sentence: str, choices: dict[str, dict], choose: str, wide: bool = False) -> list[Chart]:
+    """A chart of which the reader chooses the figure where there are several; none without any."""
+    if not choices:
+        return []
+    first = next(iter(choices.values()))
+    return [Chart(title, sentence, first, choices if len(choices) > 1 else {}, choose, wide)]
 
 
 def charts(metrics: dict[str, list[float]], best_epoch: int | None) -> list[Chart]:
@@ -103,14 +113,13 @@ def _line(key: str, epochs: list[float], values: list[float], dashed: bool, mark
 
 
 def _layout(curves: dict[str, list[float]]) -> dict:
-    values = [value for curve in curves.values() for value in curve if math.isfinite(value)]
-    # a loss that falls by orders of magnitude is a flat line on a linear axis
-    logarithmic = min(values) > 0 and max(values) > 50 * min(values) and "learning rate" not in curves
+    drawn = [Series([], values) for values in curves.values()]
+    logarithmic = plots.spread_widely(drawn) and "learning rate" not in curves
     return {
         "height": 290,
         "margin": {"l": 56, "r": 16, "t": 34, "b": 44},
         "showlegend": len(curves) > 1,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        "legend": plots.ABOVE,
         "hovermode": "x unified",
         "xaxis": {"title": {"text": "epoch", "font": {"size": 13}}, "tickformat": "d", "hoverformat": "d"},
         "yaxis": {"type": "log", "dtick": "D2", "tickformat": "~g"} if logarithmic else {},

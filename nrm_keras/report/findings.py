@@ -58,13 +58,11 @@ def _chart(finding, statistics):
     unit = column.replace("_", " ")
     if len(curves) > 8:
         curves = {f"median of {len(curves)} weights": _median(curves)}
-    positive = all(value > 0 for series in curves.values() for value in series.finite)
-    values = [value for series in curves.values() for value in series.finite]
-    threshold = finding.threshold if is_threshold else None
+    threshold = finding.threshold if is_threshold and math.isfinite(finding.threshold or 0) else None
     figure = plots.lines(
         curves,
         unit,
-        logarithmic=positive and max(values) > 50 * min(values) and not is_threshold,
+        logarithmic=plots.spread_widely(curves.values()) and not is_threshold,
         mark=finding.step,
         threshold=threshold,
     )

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from nrm_keras.report import plots
-from nrm_keras.report.figures import Chart
-from nrm_keras.report.statistics import Series, Statistics, number_of
+from nrm_keras.report.figures import Chart, chosen
+from nrm_keras.report.statistics import Series, Statistics, as_number, number_of
 from nrm_keras.report.verdict import duration, number, percent
 
 
@@ -95,18 +95,18 @@ def thinning(statistics: Statistics) -> str:
 
 def cost(statistics: Statistics) -> str:
     """What watching cost, in a sentence; empty where that is not known yet."""
-    record = next(reversed(statistics.of("cost")), None)
-    if record is None:
-        return ""
-    first, later, elapsed, share = (
-        number_of(record, name) for name in ("first_seconds", "later_seconds", "elapsed_seconds", "share")
+    records = statistics.of("cost")
+    # a run that was stopped and went on has a record of each time
+    first, later, elapsed, probes = (
+        sum(number_of(record, name) for record in records)
+        for name in ("first_seconds", "later_seconds", "elapsed_seconds", "probes")
     )
-    if not all(map(math.isfinite, (first, later, elapsed, share))):
+    if not math.isfinite(first + later + elapsed + probes) or elapsed <= 0:
         return ""
-    probes = number_of(record, "probes")
+    times = f" after each of {len(records)} starts" if len(records) > 1 else ""
     return (
-        f"Watching cost {percent(share)} of {duration(elapsed)}: {duration(first)} for the first of {probes:,.0f} probed steps with its "
-        f"trace, {duration(later)} for all others and what was measured beside them."
+        f"Watching cost {percent((first + later) / elapsed)} of {duration(elapsed)}: {duration(first)} for the first of "
+        f"{probes:,.0f} probed steps{times} with its trace, {duration(later)} for all others and what was measured beside them."
     )
 
 
@@ -123,14 +123,14 @@ def _drift(statistics):
         choices[name] = plots.layer_map(shift, "mean shift", more)
         sentence = sentence or _most("moved farthest from the start", shift, " standard deviations")
     sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
-    return _chosen("Shift of the mean", sentence, choices, "against", wide=True)
+    return chosen("Shift of the mean", sentence, choices, "against", wide=True)
 
 
 def _bands(statistics):
     parts = [statistics.by_layer("activation", column) for column in ("p15", "p50", "p85")]
     layers = [layer for layer in parts[1] if all(layer in part for part in parts)]
     choices = {layer: plots.band(*(part[layer] for part in parts), "activation") for layer in layers}
-    return _chosen("Distribution over time", f"{len(layers)} layers to choose from.", choices, "layer", wide=True)
+    return chosen("Distribution over time", f"{len(layers)} layers to choose from.", choices, "layer", wide=True)
 
 
 def _share(statistics, column, title):
@@ -157,7 +157,7 @@ def _flow(statistics):
     sentence = ""
     if len(ends) > 1 and ends[-1] > 0 and ends[0] > 0:
         sentence = f"At the last step the first layer's gradient is {number(ends[0] / ends[-1])} times the last one's."
-    return _chosen("Gradient flow", sentence, choices, "show", wide=True)
+    return chosen("Gradient flow", sentence, choices, "show", wide=True)
 
 
 def _gates(statistics):
@@ -180,7 +180,7 @@ def _gap(statistics):
         if layers:
             choices[name] = plots.layer_map(layers, name)
     sentence = _last("is farthest off at the end", statistics.by_layer("running", "mean_gap"), " standard deviations")
-    return _chosen("Running against batch statistics", sentence, choices, "show", wide=True)
+    return chosen("Running against batch statistics", sentence, choices, "show", wide=True)
 
 
 def _rates(statistics):
@@ -201,7 +201,7 @@ def _rates(statistics):
             for layer in norms
             if layer in equilibrium
         }
-        charts += _chosen(
+        charts += chosen(
             "Norm and where it settles", "Steps and weight decay balance at the dashed norm.", choices, "weight"
         )
     return charts
@@ -211,8 +211,8 @@ def _curvature(statistics):
     records = statistics.of("curvature")
     choices = {}
     for record in records:
-        nodes, weights = (record.get(name) for name in ("density_nodes", "density_weights"))
-        if _are_numbers(nodes) and _are_numbers(weights) and len(nodes) == len(weights):
+        nodes, weights = (_numbers(record.get(name)) for name in ("density_nodes", "density_weights"))
+        if nodes and len(nodes) == len(weights):
             choices[f"step {record['step']}"] = plots.stems(nodes, weights, "eigenvalue")
     if not records:
         return []
@@ -225,9 +225,11 @@ def _curvature(statistics):
         "edge of stability": statistics.single("curvature", "edge_of_stability"),
     }
     curves = {name: series for name, series in curves.items() if series.finite}
-    charts = _chosen("Spectrum", sentence, dict(reversed(choices.items())), "step")
+    charts = chosen("Spectrum", sentence, dict(reversed(choices.items())), "step")
     if curves:
-        figure = plots.lines(curves, "eigenvalue", dashed=["edge of stability"], logarithmic=_spreads(curves))
+        figure = plots.lines(
+            curves, "eigenvalue", dashed=["edge of stability"], logarithmic=plots.spread_widely(curves.values())
+        )
         words = "Gradient descent at full batch hovers where the largest eigenvalue meets the edge of stability."
         charts.append(Chart("Largest eigenvalue", words, figure))
     return charts
@@ -260,13 +262,6 @@ def _landscape(statistics):
     return charts
 
 
-def _chosen(title, sentence, choices, choose, wide=False):
-    if not choices:
-        return []
-    first = next(iter(choices.values()))
-    return [Chart(title, sentence, first, choices if len(choices) > 1 else {}, choose, wide)]
-
-
 def _most(words, layers: dict[str, Series], unit, text=number):
     layer, step, value = max(
         (
@@ -292,10 +287,5 @@ def _range(words, layers: dict[str, Series]):
     return f"{words} {number(min(ends))} to {number(max(ends))}." if len(ends) > 1 else f"{words} {number(ends[0])}."
 
 
-def _spreads(curves):
-    values = [value for series in curves.values() for value in series.finite]
-    return bool(values) and min(values) > 0 and max(values) > 50 * min(values)
-
-
-def _are_numbers(values):
-    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
+def _numbers(values):
+    return [as_number(value) for value in values] if isinstance(values, list) else []

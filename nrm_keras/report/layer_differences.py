@@ -51,7 +51,10 @@ class Row:
 
 def last_step(comparison: Comparison) -> int | None:
     """The last step that all runs with statistics have recorded (and that is not thinned out); None without any."""
-    steps = [{record["step"] for record in run.files.statistics.of("activation")} for run in comparison.watched]
+    kinds = dict.fromkeys(quantity.kind for quantity in QUANTITIES)
+    records = [run.files.statistics.of(kind) for run in comparison.watched for kind in kinds]
+    # each kind is thinned by itself
+    steps = [{record["step"] for record in one} for one in records if one]
     return max(set.intersection(*steps), default=None) if steps else None
 
 
@@ -81,7 +84,9 @@ def values(comparison: Comparison, quantity: Quantity, step: int | None) -> dict
 
 
 def _at(series: Series, step: int | None) -> float:
-    return dict(zip(series.steps, series.values, strict=True)).get(step, series.values[-1])
+    if step is None:
+        return series.values[-1]
+    return dict(zip(series.steps, series.values, strict=True)).get(step, math.nan)
 
 
 def _difference(quantity: Quantity, one: dict, means: Sequence[float], deviations: dict) -> tuple[float, str]:

@@ -69,7 +69,8 @@ def first(reference: Sequence[Path], others: Sequence[Path], notices: list[str])
     runs = [statistics.steps_of(path, KINDS, notices) for path in (*reference, *others)]
     count, start, step, compared = 0, 0, 0, False
     for step, lines in _together(runs):
-        count, start = count + 1, start or step
+        start = step if count == 0 else start
+        count += 1
         if all(one == lines[0] for one in lines):
             compared = True
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -168,6 +168,12 @@ def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
         xaxis={"title": _title(unit)},
         yaxis={"title": _title("share of the eigenvalues"), **_logarithmic([y for _, y in pairs])},
     )
+
+
+def spread_widely(curves: Iterable[Series]) -> bool:
+    """Whether a logarithmic axis shows more: what falls by orders of magnitude is a flat line on a linear one."""
+    values = [value for series in curves for value in series.finite]
+    return bool(values) and min(values) > 0 and max(values) > 50 * min(values)
 
 
 def _curve(series, name, line):

@@ -6,9 +6,10 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from nrm_keras.report import alerts, statistics
 from nrm_keras.report.alerts import Finding
@@ -19,6 +20,8 @@ from nrm_keras.runs.metrics import read_metrics
 LOG_LINES = 20
 # The version of run directories that this package writes.
 VERSION = 1
+
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class Summary(BaseModel):
@@ -32,15 +35,15 @@ class Summary(BaseModel):
     seed: int | None = None
     smoke: bool = False
     precision: str = ""
-    epochs: int | None = None
-    steps: int | None = None
-    best_epoch: int | None = None
+    epochs: Count | None = None
+    steps: Count | None = None
+    best_epoch: Count | None = None
     keep: str = ""
     monitor: str = ""
     metrics: dict[str, dict[str, float | None]] = {}
-    parameters: int | None = None
-    examples: dict[str, int] = {}
-    seconds: float | None = None
+    parameters: Count | None = None
+    examples: dict[str, Count] = {}
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     classes: list[str] = []
 
 

@@ -119,7 +119,7 @@ def table(found: Scores) -> Table:
             *rows,
             ["mean", *(number(spread.mean) for spread in spreads)],
             ["standard deviation", *(_deviation(spread) for spread in spreads)],
-            ["95 % interval of the mean", *(interval_words(spread) for spread in spreads)],
+            ["95 % interval of the mean", *(_interval(spread) for spread in spreads)],
         ],
     )
 
@@ -132,14 +132,14 @@ def difference_table(a: Scores, b: Scores) -> Table:
             label(name),
             *(number(summary_of(one.metrics[name]).mean) for one in (a, b)),
             number(found.difference),
-            interval_words(found),
+            _interval(found),
         ]
         for name, found in pairs.items()
     ]
     return Table(["metric", a.name, b.name, "difference", "95 % interval of the difference"], rows, _told_apart(pairs))
 
 
-def interval_words(found: Spread | Paired) -> str:
+def _interval(found: Spread | Paired) -> str:
     """An interval in words, or why there is none."""
     if found.interval is None:
         return "none (one seed)" if found.n == 1 else "none"

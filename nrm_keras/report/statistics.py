@@ -16,7 +16,9 @@ from nrm_keras.runs import directory
 RECORDS, STEPS = 20_000, 60
 LONGEST_LINE = 1_000_000
 # How InternalStatistics begins a line. Others are read too, but slower.
-HEAD = re.compile(rb'\{"step": (\d+), "epoch": \d+, "kind": "([^"\\]+)"')
+HEAD = re.compile(rb'\{"step": (\d{1,15}), "epoch": \d+, "kind": "([^"\\]+)"')
+# Beyond it a step is damage, and charts could not tell neighbours apart.
+LAST_STEP = 10**15
 # Each channel's moments, nine tenths of the file, end a record. A quotation mark inside a name would be escaped.
 CHANNELS = b', "channel_mean": ['
 
@@ -68,8 +70,18 @@ class Statistics:
 
 
 def number_of(record: dict, column: str) -> float:
-    value = record.get(column)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    """The number that a record has in a column; NaN where there is none."""
+    return as_number(record.get(column))
+
+
+def as_number(value) -> float:
+    """What JSON holds as a float; NaN where it is no number, or a whole one beyond the floats."""
+    if type(value) not in (int, float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def read(run_dir: Path, notices: list[str], always: Collection[int] = ()) -> Statistics:
@@ -101,10 +113,7 @@ def read(run_dir: Path, notices: list[str], always: Collection[int] = ()) -> Sta
         parsed = [line if isinstance(line, dict) else parse(line, is_record) for line in thinned.lines()]
         records[kind] = [record for record in parsed if record is not None]
         damaged += len(parsed) - len(records[kind])
-    if damaged:
-        notices.append(
-            f"{directory.STATISTICS}: {damaged:,} damaged {'line is' if damaged == 1 else 'lines are'} left out."
-        )
+    notice_damage(directory.STATISTICS, damaged, notices)
     return Statistics(records, {kind: (thinned.count, thinned.shown) for kind, thinned in kinds.items()})
 
 
@@ -160,8 +169,16 @@ def parse(line: bytes, is_record: Callable[[dict], bool]) -> dict | None:
     return record if isinstance(record, dict) and is_record(record) else None
 
 
-def is_record(record):
-    return type(record.get("step")) is int and isinstance(record.get("kind"), str)
+def notice_damage(file: str, lines: int, notices: list[str]) -> None:
+    """Says how many lines of the file are damaged, if any."""
+    if lines:
+        notices.append(f"{file}: {lines:,} damaged {'line is' if lines == 1 else 'lines are'} left out.")
+
+
+def is_record(record: dict) -> bool:
+    """Whether it has a step and a kind, as every record has."""
+    step = record.get("step")
+    return type(step) is int and abs(step) < LAST_STEP and isinstance(record.get("kind"), str)
 
 
 def _without_channels(line):

@@ -52,6 +52,13 @@ def main_metric(summary: Summary) -> str | None:
     return (choices or list(measured) or [None])[0]
 
 
+def main_score(summary: Summary) -> tuple[str, str, Score | None]:
+    """Split, metric and score that the run is judged by: the test split's, else validation's; None without a finite one."""
+    name = main_metric(summary)
+    found = ((split, score(summary, split, name)) for split in ("test", "validation") if name)
+    return next(((split, name, one) for split, one in found if one), ("", "", None))
+
+
 def sentences(run: RunFiles) -> list[str]:
     """The verdict: result first, then how the weights were chosen, then what to be wary of."""
     if run.summary is None:
@@ -77,9 +84,7 @@ def _recorded(run: RunFiles) -> str:
 
 
 def _result(summary: Summary) -> str:
-    name = main_metric(summary)
-    found = [(split, score(summary, split, name)) for split in ("test", "validation") if name]
-    split, best = next(((split, one) for split, one in found if one), ("", None))
+    split, name, best = main_score(summary)
     if best is None:
         return "The run has ended; no test or validation score was recorded, or it is not a finite number."
     if not best.is_share:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from nrm_keras.errors import UserError
-from nrm_keras.report import compare_parts, comparison, layer_differences
+from nrm_keras.report import compare_parts, comparison, layer_differences, statistics
 from tests.report.conftest import ENVIRONMENT, RECIPE, SUMMARY
 from tests.report.watched import change, records, write
 
@@ -254,3 +254,20 @@ def test_a_comparison_is_made_without_tensorflow(tmp_path):
     )
     runs = [write(tmp_path / "a", records()), write(tmp_path / "b", records(1), recipe=BATCH)]
     subprocess.run([sys.executable, "-c", code, tmp_path / "x.html", *runs], check=True, timeout=60)
+
+
+def test_all_numbers_of_layers_are_of_the_step_that_is_named(tmp_path, monkeypatch):
+    """Weights have more records a step than activations here, so that fewer of their steps are kept."""
+    monkeypatch.setattr(statistics, "RECORDS", 310)
+    steps = range(1, 302)
+    found = records(0, noise=0.0, steps=steps)
+    long = [r for r in found if r.get("layer") not in ("stem", "stem_norm")]
+    for record in long:
+        if record["kind"] == "weight":
+            record["update_ratio"] = float(record["step"])
+    short = [r for r in long if r["step"] <= 200]
+    found = compare(write(tmp_path / "a", long), write(tmp_path / "b", short))
+    step = layer_differences.last_step(found)
+    ratios = [row.values for row in layer_differences.rows(found) if row.quantity.column == "update_ratio"]
+    assert step is not None and step <= 200 and len(ratios) == 3
+    assert all(set(one.values()) == {float(step)} for one in ratios)

@@ -113,3 +113,19 @@ def test_thinning_is_said(folder, tmp_path, monkeypatch):
     assert "of 24 of activation" in sentence and "statistics.jsonl has all" in sentence
     monkeypatch.undo()
     assert inside.thinning(statistics.read(folder, [])) == ""
+
+
+def test_the_cost_of_a_run_that_went_on_is_that_of_all_its_parts(tmp_path):
+    parts = [(10, 2.0, 1.0, 60.0), (30, 3.0, 4.0, 140.0)]
+    names = ("probes", "first_seconds", "later_seconds", "elapsed_seconds")
+    lines = [
+        json.dumps({"step": part[0], "epoch": 0, "kind": "cost", **dict(zip(names, part, strict=True)), "share": 0.05})
+        for part in parts
+    ]
+    (tmp_path / "statistics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    sentence = inside.cost(statistics.read(tmp_path, []))
+    assert sentence.startswith(
+        "Watching cost 5.0 % of 3 min 20 s: 5.0 s for the first of 40 probed steps after each of 2"
+    )
+    (tmp_path / "statistics.jsonl").write_text(f"{lines[0]}\n")
+    assert "cost 5.0 % of 1 min 0 s: 2.0 s for the first of 10 probed" in inside.cost(statistics.read(tmp_path, []))

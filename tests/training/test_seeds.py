@@ -1,5 +1,6 @@
 """Several seeds in processes of their own, as a user starts and stops them."""
 
+import io
 import json
 import os
 import signal
@@ -8,12 +9,14 @@ import sys
 import time
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 
+from nrm_keras.data import sources
 from nrm_keras.recipe.loading import load
 from nrm_keras.runs import directory, environment
-from nrm_keras.training import earlier
+from nrm_keras.training import earlier, launch
 
 RECIPE = """\
 data: {source: npz, path: data.npz, batch_size: 16}
@@ -57,42 +60,51 @@ def runs(folder):
 
 
 def weights(path):
+    """The bits of each weight; the file around them counts the layers that a process has made."""
     with zipfile.ZipFile(path / directory.MODEL) as archive:
-        return archive.read("model.weights.h5")
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    found = {}
+    with h5py.File(content) as file:
+        file.visititems(lambda name, one: found.update({name: one[()].tobytes()} if hasattr(one, "dtype") else {}))
+    assert len(found) > 5
+    return found
 
 
 def test_seeds_are_single_runs_and_are_reused(folder):
-    status, output = run(folder, "--seeds", "3", "--against", "norm.type=batch")
+    """Of two recipes with two seeds, the first one was trained before, by itself."""
+    for changes in (["train.seed=1"], ["train.seed=1", "norm.type=batch"]):
+        launch.run(folder / "mine.yaml", changes, out=folder / "runs", say=lambda line: None)
+    status, output = run(folder, "--seeds", "1,3", "--against", "norm.type=batch", "train.epochs=2")
     assert status == 0, output
-    lines = output.splitlines()
-    assert [line for line in lines if line.startswith("Seed ")] == [
-        "Seed 1 of 1: mine.yaml train.seed=3",
-        "Seed 1 of 1: mine.yaml norm.type=batch train.seed=3",
-    ]
-    assert lines[0].startswith("Seed "), "our lines must stand before those of the process"
-    assert "Test data, mine.yaml:" in lines and "Test data, mine.yaml norm.type=batch:" in lines
-    (row,) = [line for line in lines if line.startswith("loss")]
-    assert row.endswith("none (one seed)")
-
-    # what was trained is taken as it is, and another seed joins it
-    before = runs(folder)
-    status, output = run(folder, "--seeds", "1,3", "train.epochs=2")
-    assert status == 0 and output.count("is trained already") == 1, output
-    new = [path for path in runs(folder) if path not in before]
-    assert len(new) == 1 and load(new[0] / directory.RECIPE).recipe.train.seed == 1
-    losses = {}
+    lines, found = output.splitlines(), {}
     for path in runs(folder):
         recipe = load(path / directory.RECIPE).recipe
-        losses[recipe.norm.type, recipe.train.seed] = directory.summary(path)["metrics"]["test"]["loss"]
-    column = output.splitlines()[output.splitlines().index("Test data, mine.yaml train.epochs=2:") + 1 :]
-    printed = {line.split("  ")[0]: float(line.split()[-1]) for line in column[1:4]}
-    one, three = losses["adaptive", 1], losses["adaptive", 3]
+        found[recipe.norm.type, recipe.train.seed] = path
+    assert len(runs(folder)) == len(found) == 4
+    said = [line for line in lines if line.startswith("Seed ")]
+    titles = ("mine.yaml train.epochs=2", "mine.yaml train.epochs=2 norm.type=batch")
+    for title, norm, lines_of_both in zip(titles, ("adaptive", "batch"), (said[:2], said[2:]), strict=True):
+        taken = found[norm, 1].relative_to(folder)
+        assert lines_of_both == [
+            f"Seed 1 of 2: {title} train.seed=1 is trained already, in {taken}",
+            f"Seed 2 of 2: {title} train.seed=3",
+        ]
+    first = next(index for index, line in enumerate(lines) if line.startswith("Run directory"))
+    assert lines.index(said[1]) < first, "our lines must stand before those of the process"
+
+    one, three = (directory.summary(found["adaptive", seed])["metrics"]["test"]["loss"] for seed in (1, 3))
+    table = lines[lines.index(f"Test data, {titles[0]}:") + 1 :]
+    printed = {line.split("  ")[0]: float(line.split()[-1]) for line in table[1:4]}
     assert printed == pytest.approx({"1": one, "3": three, "mean": (one + three) / 2}, rel=1e-3)
+    others = [directory.summary(found["batch", seed])["metrics"]["test"]["loss"] for seed in (1, 3)]
+    below = lines[lines.index("The first minus the second, seed by seed:") :]
+    row = next(line.split() for line in below if line.startswith("loss"))
+    assert float(row[3]) == pytest.approx((one + three - sum(others)) / 2, rel=1e-2)
 
     # the bits are those of a single run
-    assert run(folder, "train.seed=1", "--out", "single")[0] == 0
+    launch.run(folder / "mine.yaml", ["train.seed=3"], out=folder / "single", say=lambda line: None)
     (single,) = directory.find_all(folder / "single")
-    assert weights(single) == weights(new[0])
+    assert weights(single) == weights(found["adaptive", 3]) != weights(found["adaptive", 1])
 
 
 def wait_for(condition, process):
@@ -102,37 +114,29 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
-def stop(folder, process, send):
-    """The run directory that was stopped in, and what the command said."""
-    wait_for(lambda: list(folder.glob("runs/mine/2*/metrics.csv")), process)
+def stop(process, send):
+    """What the command said that was stopped."""
     send(process)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in output, output
+    return output
+
+
+def test_stopped_seeds_go_on_with_the_same_command(folder):
+    arguments = ("--seeds", "0,1", "train.epochs=400")
+    process = start(folder, *arguments)
+    wait_for(lambda: list(folder.glob("runs/mine/2*/metrics.csv")), process)
+    output = stop(process, lambda process: os.killpg(process.pid, signal.SIGINT))
+    command = "python -m nrm_keras run mine.yaml train.epochs=400 --seeds 0,1"
+    assert output.splitlines()[-1] == f"Stopped at seed 1 of 2. The same command goes on: {command}"
     (path,) = runs(folder)
     assert directory.summary(path) is None and (path / "checkpoints" / "state.npz").exists()
-    return path, output
 
-
-def test_a_stopped_seed_goes_on_with_the_same_command(folder):
-    arguments = ("--seeds", "0", "train.epochs=30")
-    path, output = stop(folder, start(folder, *arguments), lambda process: os.killpg(process.pid, signal.SIGINT))
-    command = "python -m nrm_keras run mine.yaml train.epochs=30 --seeds 0"
-    assert output.splitlines()[-1] == f"Stopped at seed 1 of 1. The same command goes on: {command}"
-    status, output = run(folder, *arguments)
-    assert status == 0 and f"goes on in runs/mine/{path.name}" in output and "Resuming at epoch" in output, output
-    assert runs(folder) == [path] and directory.summary(path)["epochs"] == 30
-
-
-def test_sigterm_reaches_the_training(folder):
-    stop(folder, start(folder, "--seeds", "0,1", "train.epochs=400"), subprocess.Popen.terminate)
-
-
-def test_a_seed_that_fails_ends_the_command(folder):
-    np.savez(folder / "data.npz", x=np.zeros((4, 2)))
-    status, output = run(folder, "--seeds", "0,1")
-    assert status == 2 and "Traceback" not in output, output
-    assert "every seed must be trained. Received: exit status 2, see above." in output.splitlines()[-1]
-    assert "Seed 2" not in output and runs(folder) == []
+    # SIGTERM goes to one process, which passes it on to the one that trains
+    process = start(folder, *arguments)
+    wait_for(lambda: "Resuming at epoch" in (path / directory.LOG).read_text(), process)
+    output = stop(process, subprocess.Popen.terminate)
+    assert f"goes on in runs/mine/{path.name}" in output and runs(folder) == [path]
 
 
 def test_seeds_can_be_tried_with_a_smoke_test(folder):
@@ -153,7 +157,7 @@ def finished(folder):
         "run": {"recipe": "mine", "smoke": False},
         "versions": environment.versions(),
         "git": environment.git_state(),
-        "data": {"origin": "here", "fingerprint": earlier._data(loaded)},
+        "data": {"origin": "here", "fingerprint": sources.load(loaded.recipe.data).fingerprint()},
     }
     files = {directory.RECIPE: loaded.to_yaml(origin=True), directory.ENVIRONMENT: json.dumps(facts)}
     path = directory.create(folder, "mine", {**files, directory.SUMMARY: '{"epochs": 2}'})
@@ -204,3 +208,14 @@ def test_smoke_tests_and_damaged_runs_are_not(finished, folder):
     assert earlier.find(folder, loaded) == (None, "")
     (path / directory.ENVIRONMENT).write_text("{")
     assert earlier.find(folder, loaded) == (None, "")
+
+
+def test_a_seed_that_fails_ends_the_command(finished, folder):
+    """Another process trains in the run that the first seed would go on with."""
+    _, path, _ = finished
+    (path / directory.SUMMARY).unlink()
+    with directory.lock(path):
+        status, output = run(folder, "--seeds", "1,2", "--out", ".")
+    assert status == 2 and "Traceback" not in output, output
+    assert "every seed must be trained. Received: exit status 2, see above." in output.splitlines()[-1]
+    assert "one process at a time" in output and "Seed 2" not in output
