@@ -7,8 +7,8 @@ RUN is a run directory with statistics. The figures of the documentation are of 
     python -m nrm_keras run images/digits_adaptive@mlp model.units=[32,32,32,32,32,32,32,32,32,32,32,32,32,32,32,32,32,32,32,32] \\
         train.epochs=250 diagnostics.every=1 diagnostics.drift_every=20
 
-The browser is Chromium, driven by Playwright; interactive is when the page has loaded and the first chart of layers to choose from is
-drawn anew after another layer was chosen.
+The browser is Chromium, driven by Playwright; interactive is when the page has loaded, was scrolled to the chart of layers to choose from,
+and that is drawn anew after another layer was chosen.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def interactive(path: Path) -> float:
         began = time.perf_counter()
         view.goto(path.resolve().as_uri())
         figure = view.locator("#bands ~ .charts figure").first
+        figure.scroll_into_view_if_needed()  # charts are drawn when they come near
         figure.locator(".main-svg").first.wait_for()
         before = figure.locator(".scatterlayer").inner_html()
         figure.locator("select").select_option(index=1)
