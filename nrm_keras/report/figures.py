@@ -8,6 +8,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from nrm_keras.report.plots import log_axis
 from nrm_keras.report.verdict import label, number
 
 NOT_METRICS = {"epoch", "learning_rate", "seconds"}
@@ -113,7 +114,7 @@ def _layout(curves: dict[str, list[float]]) -> dict:
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
         "hovermode": "x unified",
         "xaxis": {"title": {"text": "epoch", "font": {"size": 13}}, "tickformat": "d", "hoverformat": "d"},
-        "yaxis": {"type": "log", "dtick": "D2", "tickformat": "~g"} if logarithmic else {},
+        "yaxis": log_axis(values) if logarithmic else {},
     }
 
 

@@ -121,8 +121,9 @@ def _drift(statistics):
             "KL divergence": statistics.by_layer("drift", "kl_divergence", reference=reference),
         }
         choices[name] = plots.layer_map(shift, "mean shift", more)
-        sentence = sentence or _most("moved farthest from the start", shift, " standard deviations")
-    sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
+        sentence = sentence or _most(f"moved farthest from {name}", shift, " standard deviations")
+    if any(map(plots.has_outliers, choices.values())):
+        sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
     return _chosen("Shift of the mean", sentence, choices, "against", wide=True)
 
 
