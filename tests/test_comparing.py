@@ -76,6 +76,7 @@ def test_the_page_is_written_where_one_says_and_opened(runs, tmp_path, monkeypat
     ("arguments", "message"),
     [
         (["a", "nowhere"], "nowhere: not a run directory. Received: no such directory."),
+        (["a", "a/summary.json"], "a/summary.json: not a run directory. Received: a file."),
         (["a"], "two or more run directories. Received: 1."),
         (["a", "b", "--paired"], "none in common"),
         (["a", "b", "--html", "none/x.html"], "none/x.html: a comparison is written"),
