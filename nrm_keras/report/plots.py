@@ -85,7 +85,7 @@ def lines(
     for index, (name, series) in enumerate(curves.items()):
         style = {"width": 2.5, "dash": "dash"} if name in dashed else {"width": 2}
         if many:
-            style["color"] = ACCENT if name in dashed else colors[index]
+            style["color"] = ACCENT if [name] == list(dashed) else colors[index]
         figure.add_trace(_curve(series, name, style))
     if mark is not None:
         figure.add_vline(x=mark, line={"dash": "dot", "width": 1.5})
