@@ -31,7 +31,7 @@ def write(run_dir: Path) -> Path:
         directory.write_text(path, render(run))
     except OSError as error:
         raise UserError(
-            f"{path}: a report is written into its run directory. Received: {error}. Make it writable."
+            f"{path}: a report is written into its run directory. Received: {error.strerror}. Make it writable."
         ) from error
     return path
 
