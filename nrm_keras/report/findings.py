@@ -35,7 +35,7 @@ def _deviation(record):
 
 
 def _root_mean_square(record):
-    return (max(number_of(record, "variance"), 0.0) + number_of(record, "mean") ** 2) ** 0.5
+    return math.hypot(_deviation(record), number_of(record, "mean"))
 
 
 _VARIANCE = Evidence("activation", "variance of the outputs", _column("variance"))
@@ -83,6 +83,8 @@ def _chart(finding, statistics):
         curves = {f"median of {len(curves)} weights": _median(curves)}
     values = [value for series in curves.values() for value in series.finite]
     threshold = finding.threshold if evidence.is_threshold else None
+    if threshold is not None and not math.isfinite(threshold):  # a damaged record
+        threshold = None
     spread = [*values, *([] if threshold is None else [threshold])]
     figure = plots.lines(
         curves,

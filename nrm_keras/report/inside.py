@@ -52,8 +52,8 @@ def sections(statistics: Statistics) -> list[Section]:
         Section(
             "gates",
             "Gates",
-            "The weight on batch statistics that each adaptive layer has learned; the rest is on those of the example. The prior is "
-            "what the batch size alone would give. Dark curves are near the input, bright ones near the output.",
+            "The weight on batch statistics that each adaptive layer has learned; the rest is on those of the example. The prior, "
+            "dashed, is what the batch size alone would give. Dark curves are near the input, bright ones near the output.",
             _gates(statistics),
         ),
         Section(

@@ -132,6 +132,9 @@ def test_evidence_is_the_number_that_the_rule_holds_against_its_threshold(tmp_pa
     assert 30.0 in {line["y0"] for line in chart.figure["layout"]["shapes"]}
     chart = evidence_of("constant_activation", outputs, tmp_path, "a", 1e-3)
     assert list(chart.figure["data"][0]["y"]) == [pytest.approx(13**0.5, rel=1e-3), 5]
+    huge = [{**record, "mean": 1e200} for record in outputs]  # its square is beyond the floats
+    chart = evidence_of("constant_activation", huge, tmp_path, "a", float("inf"))
+    assert list(chart.figure["data"][0]["y"]) == [1e200, 1e200] and "threshold" not in chart.sentence
 
 
 def test_evidence_of_updates_is_the_median_of_the_matrices(tmp_path):
