@@ -309,6 +309,15 @@ def test_mistakes_exit_with_2_and_no_traceback(run, arguments, message):
     assert "Traceback" not in err
 
 
+def test_report_writes_what_it_can_and_tells_of_the_rest(run, tmp_path):
+    """The runs behind the first bad one had no report."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "recipe.yaml").write_text("title: Little\n")
+    status, out, err = run("report", str(tmp_path / "nowhere"), str(tmp_path / "a"))
+    assert (status, out.strip()) == (2, str(tmp_path / "a" / "report.html"))
+    assert "nowhere: not a run directory." in err and "Traceback" not in err
+
+
 def test_interrupt_exits_with_130(run, monkeypatch):
     def interrupted(arguments):
         raise KeyboardInterrupt

@@ -11,14 +11,16 @@ import pytest
 from nrm_keras import cli
 from tests.programs import ROOT
 from tests.report.test_comparison import BATCH
-from tests.report.watched import records, write
+from tests.report.watched import change, records, write
 
 
 @pytest.fixture
 def runs(tmp_path):
+    seen = records(layers=["x\x1b[2J", "y"])
+    other = change(seen, 36, "x\x1b[2J", "mean", 2.0)
     return [
-        str(write(tmp_path / name, records(layers=["x\x1b[2J", "y"]), recipe=text))
-        for name, text in (("a", BATCH), ("b", BATCH + "title2: t\n"))
+        str(write(tmp_path / name, found, recipe=text))
+        for name, found, text in (("a", seen, BATCH), ("b", other, BATCH + "title2: t\n"))
     ]
 
 
@@ -35,7 +37,7 @@ def test_in_a_pipe_it_is_plain_and_whole(runs, tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and "\x1b" not in done.stdout
     assert {"Results", "Recipes", "Environments", "Where they part", "Layers"} <= set(lines)
     assert [line.split() for line in lines if line.startswith("title2")] == [["title2", "(absent)", "t"]]
-    assert any("stay" in line and len(line) > 60 for line in lines) and r"x\x1b[2J" in done.stdout
+    assert any(line.startswith("B parts from A at step 36") for line in lines) and r"x\x1b[2J" in done.stdout
     # text only, until a page is asked for
     assert not list(tmp_path.glob("*.html"))
 
@@ -76,6 +78,7 @@ def test_the_page_is_written_where_one_says_and_opened(runs, tmp_path, monkeypat
     ("arguments", "message"),
     [
         (["a", "nowhere"], "nowhere: not a run directory. Received: no such directory."),
+        (["a", "a/summary.json"], "a/summary.json: not a run directory. Received: a file."),
         (["a"], "two or more run directories. Received: 1."),
         (["a", "b", "--paired"], "none in common"),
         (["a", "b", "--html", "none/x.html"], "none/x.html: a comparison is written"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nrm_keras.cli import seeds
 from nrm_keras.cli.arguments import add_allow_imports, add_verb, names_and_overrides
 from nrm_keras.cli.output import print_table
-from nrm_keras.errors import PROGRAM, UserError
+from nrm_keras.errors import MISUSE, PROGRAM, UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,16 +74,23 @@ def predict(arguments: argparse.Namespace) -> None:
         print(inference.to_csv(rows), end="")
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(arguments: argparse.Namespace) -> int:
     import webbrowser
 
     from nrm_keras.report import page
 
+    status = 0
     for path in arguments.runs:
-        written = page.write(Path(path))
+        try:
+            written = page.write(Path(path))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            status = MISUSE
+            continue
         print(written)
         if arguments.open:
             webbrowser.open(written.resolve().as_uri())
+    return status
 
 
 def list_runs(arguments: argparse.Namespace) -> None:

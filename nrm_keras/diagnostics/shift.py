@@ -100,15 +100,15 @@ def drift(reference: Moments, current: Moments) -> Drift:
     arrays = [np.asarray(array, "float64") for array in (*reference, *current)]
     _check_moments(arrays)
     mean0, variance0, mean, variance = arrays
-    moved = mean - mean0
     with np.errstate(divide="ignore", invalid="ignore"):
+        moved = mean - mean0
         mean_shift = np.where(moved == 0, 0.0, moved / np.sqrt(variance0))
         log_ratio = np.where(variance == variance0, 0.0, np.log(variance) - np.log(variance0))
         relative = np.where((variance == 0) & (variance0 == 0), 1.0, variance / variance0)
         divergence = (relative - 1 - log_ratio + np.square(mean_shift)) / 2
-    # inf - inf: infinity on either side.
+        # inf - inf: infinity on either side.
+        distance = np.hypot(moved, np.sqrt(variance) - np.sqrt(variance0))
     divergence = np.where(np.isfinite(log_ratio), divergence, np.inf)
-    distance = np.hypot(moved, np.sqrt(variance) - np.sqrt(variance0))
     return Drift(mean_shift, log_ratio, divergence, distance)
 
 

@@ -31,7 +31,7 @@ def write(comparison: Comparison, parts: list[Part], path: Path) -> Path:
         directory.write_text(path, render(comparison, parts))
     except OSError as error:
         raise UserError(
-            f"{path}: a comparison is written into a directory that exists. Received: {error}. Choose another with --html FILE."
+            f"{path}: a comparison is written to a file, in a directory that exists. Received: {error.strerror}. Choose another with --html FILE."
         ) from error
     return path
 

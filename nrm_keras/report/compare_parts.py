@@ -189,8 +189,8 @@ def _partings(comparison: Comparison) -> Part:
         )
     elif goings:
         sentences.append(
-            f"No band of seed noise is known: it takes {parting.SEEDS} seeds of one recipe, and runs of another. What is told is the "
-            f"first relative difference above {parting.TOLERANCE:g} (of means: of their standard deviation; of shares: absolute)."
+            f"No band of seed noise is known: it takes {parting.SEEDS} seeds of one recipe, and runs of another. So runs part where a number "
+            f"first differs by more than {100 * parting.TOLERANCE:g} % (a mean by that part of its standard deviation, a share by {parting.TOLERANCE:g})."
         )
     sentences += [sentence for going in goings for sentence in _going(going)]
     return Part("parting", "Where they part", [sentence for sentence in sentences if sentence])
@@ -215,8 +215,9 @@ def _going(going: Going) -> list[str]:
     found = course.parting
     if found is None:
         s = "s" if len(going.others) == 1 else ""
-        within = f"the band of {reference}" if going.has_band else f"{parting.TOLERANCE:g} of {reference}"
-        return [f"{who} stay{s} within {within} at all {count:,} steps that all have recorded ({start} to {end})."]
+        within = f"the band of {reference}" if going.has_band else f"{100 * parting.TOLERANCE:g} % of {reference}"
+        steps = f"all {count:,} steps" if count > 1 else "the only step"
+        return [f"{who} stay{s} within {within} at {steps} that all have recorded ({_steps(start, end)})."]
     where = f" in {found.layer}" if found.layer else ""
     s = "s" if len(going.others) == 1 else ""
     how = f"leave{s} the band of {reference}" if going.has_band else f"part{s} from {reference}"
@@ -238,6 +239,10 @@ def _going(going: Going) -> list[str]:
     return [sentence, more]
 
 
+def _steps(start: int, end: int) -> str:
+    return f"{start} to {end}" if end > start else f"{start}"
+
+
 def _range(shares: Series) -> str:
     low, high = min(shares.values, default=0), max(shares.values, default=0)
     return percent(low) if low == high else f"{percent(low)} to {percent(high)}"
@@ -256,9 +261,9 @@ def _same_recipe(going: Going) -> bool:
 
 def _layers(comparison: Comparison) -> Part:
     watched = comparison.watched
+    found = layer_differences.rows(comparison)
     rows = [
-        [row.layer, row.quantity.name, *(number(row.values[run.letter]) for run in watched), row.words]
-        for row in layer_differences.rows(comparison)
+        [row.layer, row.quantity.name, *(number(row.values[run.letter]) for run in watched), row.words] for row in found
     ]
     if not rows:
         few = "It takes two runs with statistics." if len(watched) < 2 else "The runs have no layer in common."
@@ -269,5 +274,7 @@ def _layers(comparison: Comparison) -> Part:
         " The difference is between the means of the seeds." if len(comparison.groups) < len(comparison.runs) else ""
     )
     sentence = f"{at}; those that differ most come first; means by standard deviations (sd).{means if len(comparison.groups) > 1 else ''}"
+    if not any(row.size for row in found):
+        return Part("layers", "Layers", [f"{at}, all {len(rows):,} numbers of the layers are equal."])
     table = Table(["layer", "number", *(run.letter for run in watched), "difference"], rows)
     return Part("layers", "Layers", [sentence], table, TOP, "Numbers of the layers that all runs have")

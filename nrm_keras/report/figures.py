@@ -122,7 +122,7 @@ def _layout(curves: dict[str, list[float]]) -> dict:
         "legend": plots.ABOVE,
         "hovermode": "x unified",
         "xaxis": {"title": {"text": "epoch", "font": {"size": 13}}, "tickformat": "d", "hoverformat": "d"},
-        "yaxis": {"type": "log", "dtick": "D2", "tickformat": "~g"} if logarithmic else {},
+        "yaxis": plots.log_axis([value for series in drawn for value in series.finite]) if logarithmic else {},
     }
 
 
@@ -130,7 +130,11 @@ def _sentence(epochs: list[float], curves: dict[str, list[float]], highest: bool
     if is_rate:
         values = [value for value in curves["learning rate"] if math.isfinite(value)]
         first, last = number(values[0]), number(values[-1])
-        return f"Constant at {last}." if min(values) == max(values) else f"From {first} to {last}."
+        return (
+            f"Constant at {last}."
+            if min(values) == max(values)
+            else f"{first} after the first epoch, {last} after the last."
+        )
     parts = []
     for key, values in curves.items():
         finite = [(value, epoch) for value, epoch in zip(values, epochs, strict=True) if math.isfinite(value)]

@@ -52,8 +52,8 @@ def sections(statistics: Statistics) -> list[Section]:
         Section(
             "gates",
             "Gates",
-            "The weight on batch statistics that each adaptive layer has learned; the rest is on those of the example. The prior is "
-            "what the batch size alone would give. Dark curves are near the input, bright ones near the output.",
+            "The weight on batch statistics that each adaptive layer has learned; the rest is on those of the example. The prior, "
+            "dashed, is what the batch size alone would give. Dark curves are near the input, bright ones near the output.",
             _gates(statistics),
         ),
         Section(
@@ -121,8 +121,9 @@ def _drift(statistics):
             "KL divergence": statistics.by_layer("drift", "kl_divergence", reference=reference),
         }
         choices[name] = plots.layer_map(shift, "mean shift", more)
-        sentence = sentence or _most("moved farthest from the start", shift, " standard deviations")
-    sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
+        sentence = sentence or _most(f"moved farthest from {name}", shift, " standard deviations")
+    if any(map(plots.has_outliers, choices.values())):
+        sentence += " A few cells that are far beyond all others have the last colour; hovering tells their number."
     return chosen("Shift of the mean", sentence, choices, "against", wide=True)
 
 

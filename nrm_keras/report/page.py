@@ -31,7 +31,7 @@ def write(run_dir: Path) -> Path:
         directory.write_text(path, render(run))
     except OSError as error:
         raise UserError(
-            f"{path}: a report is written into its run directory. Received: {error}. Make it writable."
+            f"{path}: a report is written into its run directory. Received: {error.strerror}. Make it writable."
         ) from error
     return path
 
@@ -109,7 +109,7 @@ def _tiles(run: RunFiles) -> list[tuple[str, str, str]]:
     summary = run.summary
     if summary is None:
         return []
-    tiles = [*_score_tile(run)]
+    tiles = [*_score_tile(run), *_model_tile(run)]
     if summary.parameters is not None:
         tiles.append(("parameters", f"{summary.parameters:,}", summary.precision))
     if summary.seconds is not None:
@@ -131,6 +131,15 @@ def _score_tile(run: RunFiles) -> list[tuple[str, str, str]]:
         return [(f"test {verdict.label(name)}", verdict.number(score.value), "")]
     interval = f"95 % CI: {tables.interval_words(score.interval)} %"
     return [(f"test {verdict.label(name)}", verdict.percent(score.value), interval)]
+
+
+def _model_tile(run: RunFiles) -> list[tuple[str, str, str]]:
+    """What variants and changes on the command line leave out of the recipe's title."""
+    norm, model = (
+        section.get("type") if isinstance(section := run.planned.get(name), dict) else None
+        for name in ("norm", "model")
+    )
+    return [("normalization", str(norm), str(model or ""))] if norm else []
 
 
 def _names(classes: list[str], limit: int = 40) -> str:

@@ -85,13 +85,14 @@ def lines(
     for index, (name, series) in enumerate(curves.items()):
         style = {"width": 2.5, "dash": "dash"} if name in dashed else {"width": 2}
         if many:
-            style["color"] = ACCENT if name in dashed else colors[index]
+            style["color"] = ACCENT if [name] == list(dashed) else colors[index]
         figure.add_trace(_curve(series, name, style))
     if mark is not None:
         figure.add_vline(x=mark, line={"dash": "dot", "width": 1.5})
     if threshold is not None:
         figure.add_hline(y=threshold, line={"dash": "dot", "width": 1.5})
     values = [value for series in curves.values() for value in series.finite]
+    values += [] if threshold is None else [threshold]
     steps = [step for series in curves.values() for step in series.steps]
     whole = {"dtick": 1} if steps and max(steps) - min(steps) <= 12 else {}  # no step 1.5
     return _finished(
@@ -102,7 +103,7 @@ def lines(
         showlegend=not many and len(curves) > 1,
         legend=ABOVE,
         xaxis={"title": _title(over), **whole},
-        yaxis={"title": _title(unit), "range": bounds, **(_logarithmic(values) if logarithmic else {})},
+        yaxis={"title": _title(unit), "range": bounds, **(log_axis(values) if logarithmic else {})},
     )
 
 
@@ -132,7 +133,7 @@ def profile(
         hovermode="closest" if len(curves) > LEGEND else "y unified",
         showlegend=len(curves) > 1,
         legend=ABOVE,
-        xaxis={"title": _title(unit), **(_logarithmic(values) if logarithmic else {})},
+        xaxis={"title": _title(unit), **(log_axis(values) if logarithmic else {})},
         yaxis=_layer_axis(layers),
     )
 
@@ -166,7 +167,7 @@ def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
         height=290,
         showlegend=False,
         xaxis={"title": _title(unit)},
-        yaxis={"title": _title("share of the eigenvalues"), **_logarithmic([y for _, y in pairs])},
+        yaxis={"title": _title("share of the eigenvalues"), **log_axis([y for _, y in pairs])},
     )
 
 
@@ -193,14 +194,13 @@ def _title(text):
     return {"text": escape(text), "font": {"size": 13}}
 
 
-def _logarithmic(values):
-    """Ticks at powers of ten, and between them where there are few."""
+def log_axis(values: Sequence[float]) -> dict:
+    """A logarithmic axis with ticks at powers of ten, between them where there are few, and not at each of many."""
     positive = [value for value in values if value > 0]
-    narrow = bool(positive) and max(positive) < 1e3 * min(positive)
-    return {
-        "type": "log",
-        **({"dtick": "D2", "tickformat": "~g"} if narrow else {"dtick": 1, "exponentformat": "power"}),
-    }
+    decades = math.log10(max(positive)) - math.log10(min(positive)) if positive else 0.0
+    if positive and decades < 3:
+        return {"type": "log", "dtick": "D2", "tickformat": "~g"}
+    return {"type": "log", "dtick": max(1, math.ceil(decades / 7)), "exponentformat": "power"}
 
 
 def _finished(figure: go.Figure, **layout) -> dict:
@@ -211,7 +211,8 @@ def _finished(figure: go.Figure, **layout) -> dict:
 def _ticks(colors, logarithmic):
     """Whole powers of ten, where there are two of them."""
     values = [value for row in colors for value in row if value is not None]
-    return {"dtick": 1} if logarithmic and values and max(values) - min(values) >= 2 else {"nticks": 5}
+    decades = max(values) - min(values) if logarithmic and values else 0
+    return {"dtick": math.ceil(decades / 10)} if decades >= 2 else {"nticks": 5}
 
 
 def _without_outliers(rows):
@@ -220,6 +221,12 @@ def _without_outliers(rows):
         return None
     most = values[int(0.95 * (len(values) - 1))]
     return (0, most) if 0 < most < values[-1] / 2 else (0, values[-1])
+
+
+def has_outliers(figure: dict) -> bool:
+    """Whether a map has cells beyond its last colour."""
+    (cells,) = figure["data"]
+    return any(value is not None and value > cells.get("zmax", math.inf) for row in cells["z"] for value in row)
 
 
 def _layer_axis(names):

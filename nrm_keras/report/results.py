@@ -79,12 +79,17 @@ def write(roots: Sequence[Path], out: Path) -> str:
         out: the file.
 
     Raises:
-        UserError: one of `roots` is no directory.
+        UserError: one of `roots` is no directory, or the file cannot be written.
     """
     found, left_out = collect(roots)
     options = [*map(str, roots), *(["--out", str(out)] if str(out) != FILE else [])]
     text = render(found, left_out, shlex.join([*PROGRAM.split(), "results", *options]))
-    directory.write_text(out, text)
+    try:
+        directory.write_text(out, text)
+    except OSError as error:
+        raise UserError(
+            f"{out}: results are written to a file, in a directory that exists. Received: {error.strerror}. Choose another with --out FILE."
+        ) from error
     return f"{out}: {_counted(len(_groups(found)), 'recipe')} from {_counted(len(found), 'run')}. {_left_out(left_out)}".strip()
 
 

@@ -78,7 +78,7 @@ def _recorded(run: RunFiles) -> str:
     total = train.get("epochs") if isinstance(train, dict) else None
     of_all = f" of {total}" if isinstance(total, int) else ""
     if not run.epochs:
-        return f"No epoch{of_all} is recorded so far ({run.changed})."
+        return f"No epoch{of_all} is recorded so far; the run began at {run.changed}."
     many = "epochs are" if len(run.epochs) > 1 else "epoch is"
     return f"{len(run.epochs)}{of_all} {many} recorded, the last at {run.changed}."
 
@@ -95,11 +95,19 @@ def _result(summary: Summary) -> str:
 
 def _found(run: RunFiles) -> str:
     if not run.findings:
-        return "Nothing was found to be wrong inside the model." if run.statistics else ""
-    gravest = run.findings[0]
-    where = f" in {gravest.layer}" if gravest.layer else ""
-    many = "One finding" if len(run.findings) == 1 else f"{len(run.findings)} findings, the gravest"
-    return f"{many}: {gravest.rule.replace('_', ' ')}{where}, since step {gravest.step}."
+        so_far = "" if run.finished else " so far"
+        return f"Nothing was found to be wrong inside the model{so_far}." if run.statistics else ""
+    gravest, earliest = run.findings[0], min(run.findings, key=lambda finding: finding.step)
+    if len(run.findings) == 1:
+        return f"One finding: {_words(gravest)}."
+    # what came first is often the cause of what is gravest
+    first = f"; the first: {_words(earliest)}" if earliest.rule != gravest.rule else ""
+    return f"{len(run.findings)} findings, the gravest: {_words(gravest)}{first}."
+
+
+def _words(finding) -> str:
+    where = f" in {finding.layer}" if finding.layer else ""
+    return f"{finding.rule.replace('_', ' ')}{where}, since step {finding.step}"
 
 
 def _course(summary: Summary) -> str:
@@ -158,7 +166,7 @@ def number(value: float | None) -> str:
         return "not measured"
     if not math.isfinite(value):
         return "not finite"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -64,7 +64,7 @@ def check(path: Path) -> Path:
         UserError: there is none.
     """
     if not (path / RECIPE).is_file():
-        what = "no such directory" if not path.is_dir() else f"a directory without {RECIPE}"
+        what = f"a directory without {RECIPE}" if path.is_dir() else "a file" if path.exists() else "no such directory"
         raise UserError(f"{path}: not a run directory. Received: {what}. `python -m nrm_keras runs ls` lists runs.")
     return path
 
@@ -157,5 +157,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         partial.write_text(text, "utf-8")
         os.replace(partial, path)
+    except OSError as error:  # about the file that was asked for, not the partial one
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)

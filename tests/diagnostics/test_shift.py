@@ -33,6 +33,14 @@ def test_drift_against_integrals_over_the_densities():
     assert moved.log_variance_ratio[0] == pytest.approx(2 * np.log(0.7 / 1.5))
 
 
+def test_drift_of_numbers_that_overflowed_says_nothing_on_the_terminal():
+    """A diverging run printed NumPy's warning among its epochs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = drift(([np.inf, 0.0], [np.inf, 1.0]), ([np.inf, 2.0], [np.inf, 4.0]))
+    assert moved.mean_shift[1] == 2 and moved.wasserstein[1] == np.sqrt(5)
+
+
 def test_drift_of_constant_channels():
     inf = np.inf
     cases = [  # m0, v0, m, v -> shift, log ratio, divergence, distance

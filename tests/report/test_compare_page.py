@@ -91,8 +91,13 @@ def test_runs_without_anything_to_draw_bring_no_charting_library(tmp_path):
 
 
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="a directory that exists"):
-        page_of(tmp_path / "none", write(tmp_path / "a"), write(tmp_path / "b"))
+    runs = write(tmp_path / "a"), write(tmp_path / "b")
+    with pytest.raises(UserError, match="a directory that exists. Received: No such file or directory. Choose"):
+        page_of(tmp_path / "none", *runs)
+    (tmp_path / "taken" / "compare.html").mkdir(parents=True)
+    with pytest.raises(UserError, match="written to a file, .* Received: Is a directory. Choose"):
+        page_of(tmp_path / "taken", *runs)
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["compare.html"]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])

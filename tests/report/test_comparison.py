@@ -183,7 +183,10 @@ def test_the_same_run_twice_and_runs_with_nothing_in_common(tmp_path):
     assert same.notices == ["B and A are the same run directory."]
     words = said(same)
     assert words["recipes"] == "No difference." and words["environments"].startswith("No difference")
-    assert "B stays within 0.001 of A at all 8 steps that all have recorded (1 to 36)." in words["parting"]
+    assert "B stays within 0.1 % of A at all 8 steps that all have recorded (1 to 36)." in words["parting"]
+    assert words["layers"] == "At step 36, the last that all have recorded, all 15 numbers of the layers are equal."
+    once = compare(write(tmp_path / "once", records(steps=[1])), a)
+    assert "B stays within 0.1 % of A at the only step that all have recorded (1)." in said(once)["parting"]
     other = write(
         tmp_path / "b",
         [r for r in records(layers=["x"], steps=[2]) if r["kind"] != "step"],

@@ -8,7 +8,7 @@ import pytest
 
 from nrm_keras.callbacks import InternalStatistics
 from nrm_keras.layers import AdaptiveNormalization
-from nrm_keras.report import findings, inside, page, statistics
+from nrm_keras.report import alerts, findings, inside, page, plots, statistics
 from tests.report.markup import Page
 
 EVIL = "<img src=x onerror=hacked()>"
@@ -103,7 +103,8 @@ def test_sections_without_data_are_left_out(tmp_path):
     (tmp_path / "recipe.yaml").write_text("title: Little\n")
     (tmp_path / "statistics.jsonl").write_text('{"step": 1, "epoch": 0, "kind": "step", "loss": 1.0}\n')
     assert inside.sections(statistics.read(tmp_path, [])) == []
-    assert "Drift" not in page.write(tmp_path).read_text("utf-8").split("</style>")[1][:5000]
+    shown = page.write(tmp_path).read_text("utf-8").split("</style>")[1][:5000]
+    assert "Drift" not in shown and "inside the model so far." in shown  # it has no summary yet
 
 
 def test_thinning_is_said(folder, tmp_path, monkeypatch):
@@ -129,3 +130,47 @@ def test_the_cost_of_a_run_that_went_on_is_that_of_all_its_parts(tmp_path):
     )
     (tmp_path / "statistics.jsonl").write_text(f"{lines[0]}\n")
     assert "cost 5.0 % of 1 min 0 s: 2.0 s for the first of 10 probed" in inside.cost(statistics.read(tmp_path, []))
+
+
+def evidence_of(rule, records, tmp_path, layer=None, threshold=0.3):
+    (tmp_path / "statistics.jsonl").write_text("".join(json.dumps({"epoch": 0, **r}) + "\n" for r in records))
+    finding = alerts.Finding(rule=rule, step=2, layer=layer, threshold=threshold)
+    (card,) = findings.cards([finding], statistics.read(tmp_path, []))
+    return card.chart
+
+
+def test_evidence_is_the_number_that_the_rule_holds_against_its_threshold(tmp_path):
+    outputs = [
+        {"step": s, "kind": "activation", "layer": "a", "mean": 3.0, "variance": v} for s, v in ((1, 4), (2, 16))
+    ]
+    chart = evidence_of("activation_scale", outputs, tmp_path, "a", 30.0)
+    assert chart.title == "Standard deviation of the outputs: a" and list(chart.figure["data"][0]["y"]) == [2, 4]
+    assert 30.0 in {line["y0"] for line in chart.figure["layout"]["shapes"]}
+    chart = evidence_of("constant_activation", outputs, tmp_path, "a", 1e-3)
+    assert list(chart.figure["data"][0]["y"]) == [pytest.approx(13**0.5, rel=1e-3), 5]
+    huge = [{**record, "mean": 1e200} for record in outputs]  # its square is beyond the floats
+    chart = evidence_of("constant_activation", huge, tmp_path, "a", float("inf"))
+    assert list(chart.figure["data"][0]["y"]) == [1e200, 1e200] and "threshold" not in chart.sentence
+
+
+def test_evidence_of_updates_is_the_median_of_the_matrices(tmp_path):
+    """Gammas and biases, which the rule leaves out, were in the median."""
+    ratios = {f"dense_{i}/kernel": float(i) for i in range(1, 11)} | {f"dense_{i}/bias": 0.0 for i in range(1, 11)}
+    updates = [{"step": 2, "kind": "weight", "layer": name, "update_ratio": value} for name, value in ratios.items()]
+    chart = evidence_of("updates_too_large", updates, tmp_path)
+    assert chart.title == "Update over weight, median of 10 weights" and list(chart.figure["data"][0]["y"]) == [5.5]
+
+
+@pytest.mark.parametrize(("values", "ticks"), [([1e-3, 1e17], 8), ([1.0, 2e4], 5), ([1e-8, 1.0], 8)])
+def test_a_logarithmic_axis_has_room_for_its_ticks(values, ticks):
+    """Each of 20 powers of ten had a label, one on top of the other."""
+    step = plots.log_axis(values)["dtick"]
+    assert isinstance(step, int) and np.log10(values[1] / values[0]) / step < ticks
+
+
+def test_cells_beyond_the_last_colour_are_told_where_there_are_some():
+    few = statistics.Series([1, 2], [1.0, 1.0])
+    same = {f"layer_{index}": few for index in range(20)}
+    far = same | {"far": statistics.Series([1, 2], [1.0, 1000.0])}
+    assert not plots.has_outliers(plots.layer_map(same, "shift"))
+    assert plots.has_outliers(plots.layer_map(far, "shift"))

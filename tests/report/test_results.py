@@ -151,3 +151,7 @@ def test_without_runs_it_says_so(tmp_path):
     assert rows == [] and "There is no finished run." in text
     with pytest.raises(UserError, match="nowhere: no such directory"):
         results.write([tmp_path / "nowhere"], tmp_path / "RESULTS.md")
+    with pytest.raises(
+        UserError, match="written to a file, .* Received: Is a directory. Choose another with --out FILE"
+    ):
+        results.write([tmp_path / "runs"], tmp_path / "runs")

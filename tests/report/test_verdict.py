@@ -77,3 +77,11 @@ def test_only_a_full_share_reads_100(share, text):
 )
 def test_duration(seconds, text):
     assert verdict.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3.2e11, "3.2e+11"), (25_600_000, "25,600,000"), (12_345.6, "12,346"), (0.12345, "0.1235")]
+)
+def test_numbers_stay_short_enough_to_be_read(value, text):
+    """A diverged model's shift filled a line with 21 digits."""
+    assert verdict.number(value) == text
