@@ -17,13 +17,14 @@ from nrm_keras.report.statistics import Series, Statistics, number_of
 class Evidence:
     """Where a rule's evidence is: kind of record, and how its number follows from one, with what a reader calls it.
 
-    `is_threshold`: whether the rule's threshold is a value of that number.
+    `is_threshold`: whether the rule's threshold is a value of that number. `is_share`: whether it is between 0 and 1.
     """
 
     kind: str
     name: str
     number: Callable[[dict], float]
     is_threshold: bool = False
+    is_share: bool = False
 
 
 def _column(column):
@@ -42,8 +43,8 @@ _VARIANCE = Evidence("activation", "variance of the outputs", _column("variance"
 _UPDATES = Evidence("weight", "update over weight", _column("update_ratio"), True)
 _LOSS = Evidence("step", "loss", _column("loss"))
 EVIDENCE = {
-    "dead_units": Evidence("activation", "share of dead channels", _column("dead"), True),
-    "saturated_units": Evidence("activation", "share of saturated values", _column("saturated"), True),
+    "dead_units": Evidence("activation", "share of dead channels", _column("dead"), True, True),
+    "saturated_units": Evidence("activation", "share of saturated values", _column("saturated"), True, True),
     "saturated_attention": _VARIANCE,
     "normalizer_scale": _VARIANCE,
     "activation_scale": Evidence("activation", "standard deviation of the outputs", _deviation, True),
@@ -88,7 +89,8 @@ def _chart(finding, statistics):
     figure = plots.lines(
         curves,
         evidence.name,
-        logarithmic=plots.spread_widely([*curves.values(), *level]),
+        logarithmic=not evidence.is_share and plots.spread_widely([*curves.values(), *level]),
+        bounds=(0, 1.02) if evidence.is_share else None,
         mark=finding.step,
         threshold=threshold,
     )

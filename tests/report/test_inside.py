@@ -153,6 +153,12 @@ def test_evidence_is_the_number_that_the_rule_holds_against_its_threshold(tmp_pa
     assert list(chart.figure["data"][0]["y"]) == [1e200, 1e200] and "threshold" not in chart.sentence
 
 
+def test_shares_are_on_a_linear_axis_from_0_to_1(tmp_path):
+    shares = [{"step": s, "kind": "activation", "layer": "a", "dead": value} for s, value in ((1, 0.01), (2, 0.9))]
+    axis = evidence_of("dead_units", shares, tmp_path, "a", 0.5).figure["layout"]["yaxis"]
+    assert axis.get("type") != "log" and tuple(axis["range"]) == (0, 1.02)
+
+
 def test_evidence_of_updates_is_the_median_of_the_matrices(tmp_path):
     """Gammas and biases, which the rule leaves out, were in the median."""
     ratios = {f"dense_{i}/kernel": float(i) for i in range(1, 11)} | {f"dense_{i}/bias": 0.0 for i in range(1, 11)}
