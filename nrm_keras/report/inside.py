@@ -237,25 +237,17 @@ def _curvature(statistics):
 
 
 def _landscape(statistics):
-    found = [
-        (
-            "Smoothness along the gradient",
-            "landscape",
-            "effective_beta",
-            "Largest change of the gradient over the length of the step.",
-        ),
-        (
-            "Gradient noise scale",
-            "noise",
-            "averaged",
-            "The batch size, in examples, beyond which larger batches gain little.",
-        ),
-    ]
+    smoothness = statistics.single("landscape", "effective_beta")
+    noise = statistics.single("noise", "averaged")
     charts = []
-    for title, kind, column, words in found:
-        series = statistics.single(kind, column)
-        if series.finite:
-            charts.append(Chart(title, words, plots.lines({title: series}, column.replace("_", " "))))
+    if smoothness.finite:
+        words = "Largest change of the gradient over the length of the step."
+        charts.append(
+            Chart("Smoothness along the gradient", words, plots.lines({"smoothness": smoothness}, "effective beta"))
+        )
+    if noise.finite:
+        words = "The batch size, in examples, beyond which larger batches gain little."
+        charts.append(Chart("Gradient noise scale", words, plots.lines({"noise scale": noise}, "examples")))
     cosines = statistics.by_layer("covariate shift", "cosine")
     if cosines:
         words = "Cosine between a layer's gradient before and after the layers below it were updated (Santurkar et al. 2018); 1 is no shift."
