@@ -32,4 +32,4 @@ def test_tensorboard_reads_the_numbers_of_the_records_and_the_histograms(tmp_pat
     np.testing.assert_allclose([v for _, v in found], [v for _, v in wanted], rtol=1e-5)
     buckets = values(read.Tensors("activation/hidden")[-1].tensor_proto)  # rows of (left edge, right edge, count)
     assert buckets[:, 2].sum() == 64 and buckets[0, 0] == 0 and np.all(np.diff(buckets[:, 1]) > 0)
-    assert {"weight/sequential/hidden/bias", "activation/hidden"} <= set(read.Tags()["tensors"])
+    assert {f"weight/{model.get_layer('hidden').bias.path}", "activation/hidden"} <= set(read.Tags()["tensors"])
