@@ -18,8 +18,6 @@ from nrm_keras.runs import directory
 from nrm_keras.runs.metrics import read_metrics
 
 LOG_LINES = 20
-# The version of run directories that this package writes.
-VERSION = 1
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
@@ -27,7 +25,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 class Summary(BaseModel):
     """The part of `summary.json` that is shown."""
 
-    version: int = VERSION
+    version: int = directory.VERSION
     recipe: str = ""
     title: str = ""
     task: str = ""
@@ -92,9 +90,9 @@ def read_run(run_dir: Path) -> RunFiles:
     recipe = _text(path / directory.RECIPE)
     finished = (path / directory.SUMMARY).exists()
     summary = _summary(_json(path / directory.SUMMARY, notices), notices) if finished else None
-    if summary and summary.version > VERSION:
+    if summary and summary.version > directory.VERSION:
         notices.append(
-            f"The run is of version {summary.version} of run directories, and this package knows {VERSION}: what is new in it is not shown. "
+            f"The run is of version {summary.version} of run directories, and this package knows {directory.VERSION}: what is new in it is not shown. "
             "Update nrm_keras."
         )
     expected = [directory.ENVIRONMENT, *([directory.METRICS] if finished else [])]

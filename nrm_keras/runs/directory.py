@@ -12,6 +12,8 @@ from pathlib import Path
 
 from nrm_keras.errors import UserError
 
+# of what a run leaves behind; summary.json has it
+VERSION = 1
 RECIPE, COMMAND, SUMMARY, METRICS = "recipe.yaml", "command.txt", "summary.json", "metrics.csv"
 ENVIRONMENT, LOG, CHECKPOINTS, REPORT = "environment.json", "log.txt", "checkpoints", "report.html"
 STATISTICS, ALERTS = "statistics.jsonl", "alerts.jsonl"

@@ -150,7 +150,7 @@ def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None], chang
             directory.record(path, environment.collect())
             scores = train.train(loaded.recipe, path, tell, identity["smoke"], changed)
             summary = {
-                "version": 1,
+                "version": directory.VERSION,
                 "recipe": identity["recipe"],
                 "title": loaded.recipe.title,
                 "task": loaded.recipe.task,
