@@ -79,8 +79,12 @@ class RunFiles:
         return "/".join(self.path.resolve().parts[-3:])
 
 
-def read_run(run_dir: Path) -> RunFiles:
+def read_run(run_dir: Path, inside: bool = True) -> RunFiles:
     """Reads all that the page shows.
+
+    Args:
+        run_dir: the run directory.
+        inside: whether to read statistics and findings, which may be hundreds of megabytes.
 
     Raises:
         UserError: this is no run directory.
@@ -97,7 +101,7 @@ def read_run(run_dir: Path) -> RunFiles:
         )
     expected = [directory.ENVIRONMENT, *([directory.METRICS] if finished else [])]
     notices += [f"{name} is missing, so what it holds is not shown." for name in expected if not (path / name).exists()]
-    found = alerts.read(path, notices)
+    found = alerts.read(path, notices) if inside else []
     return RunFiles(
         path=path,
         recipe=recipe,
@@ -109,7 +113,7 @@ def read_run(run_dir: Path) -> RunFiles:
         finished=finished,
         changed=_changed(path),
         planned=_planned(recipe, notices),
-        statistics=statistics.read(path, notices, {finding.step for finding in found}),
+        statistics=statistics.read(path, notices, {finding.step for finding in found}) if inside else Statistics(),
         findings=found,
         notices=notices,
     )

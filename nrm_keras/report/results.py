@@ -141,7 +141,7 @@ def escape(text: str) -> str:
 
 def _read(path: Path) -> Result | str:
     """The run, or why it is left out."""
-    files = read_run(path)
+    files = read_run(path, inside=False)
     if not files.finished:
         return UNFINISHED
     if files.summary is None or not files.environment:

@@ -96,7 +96,7 @@ def scores(name: str, runs: Mapping[int, Path]) -> Scores:
         name: of the recipe.
         runs: run directories by seed.
     """
-    summaries = [read_run(path).summary for path in runs.values()]
+    summaries = [read_run(path, inside=False).summary for path in runs.values()]
     found = [summary.metrics if summary else {} for summary in summaries]
     split = next((split for split in ("test", "validation") if all(one.get(split) for one in found)), "test")
     measured = [one.get(split, {}) for one in found]

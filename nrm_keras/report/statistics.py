@@ -19,7 +19,7 @@ LONGEST_LINE = 1_000_000
 HEAD = re.compile(rb'\{"step": (\d{1,15}), "epoch": \d+, "kind": "([^"\\]+)"')
 # Beyond it a step is damage, and charts could not tell neighbours apart.
 LAST_STEP = 10**15
-# Each channel's moments, nine tenths of the file, end a record. A quotation mark inside a name would be escaped.
+# Each channel's moments end a record, and are the longest part of it. A quotation mark inside a name would be escaped.
 CHANNELS = b', "channel_mean": ['
 
 
