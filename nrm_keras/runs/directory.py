@@ -72,8 +72,12 @@ def check(path: Path) -> Path:
 
 
 def find_all(root: Path) -> list[Path]:
-    """Every run below `root`, oldest first."""
-    found = [path.parent for path in root.glob(f"**/{RECIPE}") if not path.parent.name.startswith(".")]
+    """Every run below `root`, oldest first; also while others are made there, whose folders change their names."""
+    found = []
+    # not Path.glob, which fails where a folder that it is about to enter is renamed
+    for folder, inner, files in os.walk(root):
+        inner[:] = [] if RECIPE in files else [name for name in inner if not name.startswith(".")]
+        found += [Path(folder)] * (RECIPE in files)
     return sorted(found, key=lambda path: path.name)
 
 

@@ -12,6 +12,8 @@ import zipfile
 
 import numpy as np
 
+from nrm_keras.runs import directory
+
 RECIPE = """\
 title: everything that has a state
 data: {source: digits, batch_size: 48, augment: [crop]}
@@ -42,8 +44,8 @@ def finish(process):
 
 
 def only_run(out):
-    (recipe,) = out.glob("**/recipe.yaml")
-    return recipe.parent
+    (run,) = directory.find_all(out)
+    return run
 
 
 def wait_for(condition, process, seconds=120):
@@ -79,7 +81,7 @@ def test_killed_ten_times_and_resumed_bit_for_bit(tmp_path):
     recipe.write_text(RECIPE)
     reference = start(recipe, "--out", tmp_path / "whole")
     process = start(recipe, "--out", tmp_path / "killed")
-    wait_for(lambda: list((tmp_path / "killed").glob("**/log.txt")), process)
+    wait_for(lambda: any((run / "log.txt").exists() for run in directory.find_all(tmp_path / "killed")), process)
     run = only_run(tmp_path / "killed")
     state = run / "checkpoints" / "state.npz"
     chance = random.Random(0)
