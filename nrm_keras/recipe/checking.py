@@ -12,7 +12,8 @@ from nrm_keras.recipe import rules
 from nrm_keras.recipe.nodes import Node, dotted
 from nrm_keras.recipe.problems import did_you_mean, nearest, shown
 from nrm_keras.recipe.schema import SECTIONS, Recipe
-from nrm_keras.recipe.sections import Section, Train
+from nrm_keras.recipe.sections.base import Section
+from nrm_keras.recipe.sections.training import Train
 
 Path = tuple[str | int, ...]
 

@@ -12,44 +12,38 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from nrm_keras import registry
 from nrm_keras.recipe import rules
-from nrm_keras.recipe.sections import (
-    Adam,
-    Adamw,
+from nrm_keras.recipe.sections.base import Custom, Name, Section
+from nrm_keras.recipe.sections.data import Cifar10, CustomData, Digits, FashionMnist, Folder, Npz
+from nrm_keras.recipe.sections.models import Mlp, Resnet
+from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
     BatchNorm,
-    Cifar10,
-    Constant,
-    Cosine,
-    Custom,
-    CustomData,
-    CustomOptimizer,
-    Diagnostics,
-    Digits,
-    EarlyStopping,
-    FashionMnist,
-    Folder,
     GroupNorm,
     InstanceNorm,
     LayerNorm,
-    Mlp,
-    Name,
     NoNorm,
-    Npz,
-    ReduceLrOnPlateau,
-    Resnet,
     RmsNorm,
     SampleNorm,
-    Section,
+    SwitchableNorm,
+)
+from nrm_keras.recipe.sections.training import (
+    Adam,
+    Adamw,
+    Constant,
+    Cosine,
+    CustomOptimizer,
+    Diagnostics,
+    EarlyStopping,
+    ReduceLrOnPlateau,
     Sgd,
     Step,
-    SwitchableNorm,
     TerminateOnNan,
     Train,
 )
 
 
 def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Section]]:
-    return {section.model_fields[by].annotation.__args__[0]: section for section in sections}
+    return {name: section for section in sections for name in section.model_fields[by].annotation.__args__}
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {

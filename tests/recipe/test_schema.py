@@ -224,7 +224,7 @@ def test_activations_are_names_that_keras_knows():
     import pathlib
     import typing
 
-    from nrm_keras.recipe.sections import Activation
+    from nrm_keras.recipe.sections.models import Activation
 
     folder = pathlib.Path(importlib.util.find_spec("keras").origin).parent
     source = (folder / "src/activations/__init__.py").read_text()

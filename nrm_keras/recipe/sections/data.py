@@ -1,0 +1,67 @@
+"""Where examples come from: the `data` section, by its `source`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from nrm_keras.recipe.sections.base import Fraction, Name, NonNegativeInt, PositiveInt, Section
+
+
+class Data(Section):
+    batch_size: PositiveInt = Field(32, description="examples per training step, over all replicas together")
+    augment: tuple[Literal["crop", "flip"], ...] = Field((), description="random transformations of training images")
+    validation: Fraction = Field(
+        0.1, description="share of the training examples held out where the source has no split"
+    )
+    test: Fraction = Field(0.2, description="share held out for the test where the source has no split")
+    split_seed: NonNegativeInt = Field(0, description="draws the held-out examples; independent of train.seed")
+    limit: PositiveInt | None = Field(None, description="at most this many training examples, for quick experiments")
+    standardize: bool = Field(True, description="subtract mean, divide by standard deviation of the training split")
+
+
+class Digits(Data):
+    """1,797 handwritten digits of 8x8 pixels, inside scikit-learn."""
+
+    source: Literal["digits"] = "digits"
+
+
+class FashionMnist(Data):
+    """60,000 + 10,000 pictures of clothes, 28x28 grey, 10 classes."""
+
+    source: Literal["fashion_mnist"]
+
+
+class Cifar10(Data):
+    """50,000 + 10,000 colour pictures of 32x32 pixels, 10 classes."""
+
+    source: Literal["cifar10"]
+
+
+class Npz(Data):
+    """A NumPy archive with x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y to be split."""
+
+    source: Literal["npz"]
+    path: Name = Field(description="the .npz file; relative to the recipe's file, or to the shell for an override")
+
+
+class Folder(Data):
+    """Images in folders: train/CLASS/*.png, validation/..., test/...; or CLASS/*.png to be split."""
+
+    source: Literal["folder"]
+    path: Name = Field(description="the folder; relative to the recipe's file, or to the shell for an override")
+    image_size: tuple[PositiveInt, PositiveInt] = Field((32, 32), description="height and width images are resized to")
+    channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for colour")
+
+
+class CustomData(Data):
+    """A source added with `@nrm_keras.register("data", ...)`; keys beyond those of every source are its business."""
+
+    model_config = ConfigDict(extra="allow")
+    source: Name = Field(description="the registered name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys no other source has; lists are tuples."""
+        return dict(self.model_extra or {})
