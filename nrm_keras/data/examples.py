@@ -15,21 +15,29 @@ from nrm_keras.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Examples and their classes.
+    """Examples and what is to be learned of them.
 
     Args:
-        inputs: array of shape `(examples, ...)`; raw values, such as pixels from 0 to 255. Or file names, see `Examples`.
-        labels: int32 array of shape `(examples,)`, each an index into `Examples.classes`.
+        inputs: array of shape `(examples, ...)`; raw values, such as pixels from 0 to 255. A `numpy.memmap` stays on disk
+            until its rows are needed. Text: an object array of `str`. Or file names, see `Examples`.
+        labels: for classification int32 `(examples,)`, each an index into `Examples.classes`; for segmentation such an
+            index for every position, an integer array `(examples, *positions)`; for regression float32
+            `(examples, targets)`.
+        groups: `str` array of shape `(examples,)`: whose example it is, such as the patient. No group may be in two splits.
+        domains: int32 array of shape `(examples,)`: an index into `Examples.domains`, or -1 for one that is not among them.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
+    domains: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index) -> Split:
-        return Split(self.inputs[index], self.labels[index])
+        columns = (self.inputs, self.labels, self.groups, self.domains)
+        return Split(*(None if column is None else column[index] for column in columns))
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,16 @@ class Examples:
     """What a source gives.
 
     Args:
-        classes: the name of each class.
+        classes: the name of each class; none for regression.
         train, validation, test: disjoint splits.
         origin: where the data was found, in words.
-        shape: shape of one input as the model sees it.
+        shape: shape of one input as the model sees it; `()` for text.
         decode: turns one element of `inputs` (a file name) into a float32 tensor of `shape`, in TensorFlow; None where
             `inputs` holds the values themselves.
+        targets: for regression the name of each target, with its unit.
+        domains: the name of each domain (laboratory, site) that the training split has; none where that is unknown.
+        notes: what there is to say of how the examples were made, such as how many duplicates were removed.
+        caveat: what scores on this data don't prove; said wherever they are shown.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +64,17 @@ class Examples:
     origin: str
     shape: tuple[int, ...]
     decode: Callable | None = None
+    targets: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    caveat: str = ""
+
+    @property
+    def task(self) -> str:
+        """What can be learned from the labels: classification, segmentation or regression."""
+        if self.targets:
+            return "regression"
+        return "segmentation" if self.train.labels.ndim > 1 else "classification"
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of every split's content: two runs with the same one saw the same examples.
@@ -64,7 +87,8 @@ class Examples:
             kind = "files" if self._in_files(split) else f"{split.inputs.dtype}{split.inputs.shape[1:]}"
             digest.update(f"{name} {len(split)} {kind}".encode())
             digest.update(b"".join(hashes))
-            digest.update(split.labels.tobytes())
+            for column in (split.labels, split.domains):
+                digest.update(b"" if column is None else column.tobytes())
         return digest.hexdigest()
 
     def repeated(self) -> dict[str, int]:
@@ -83,7 +107,7 @@ class Examples:
 
 
 def _digest(row, in_file: bool) -> bytes:
-    content = row.tobytes()
+    content = row.encode() if type(row) is str else row.tobytes()
     if in_file:
         path = Path(row.decode() if isinstance(row, bytes) else str(row))
         try:
@@ -94,25 +118,87 @@ def _digest(row, in_file: bool) -> bytes:
 
 
 def holdout(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Splits off a share of the examples, each class in proportion where it has examples enough.
+    """Splits off a share of the examples: whole groups where there are groups, else each class in proportion where it has
+    examples enough.
 
     Raises:
         UserError: nothing would be left to train on.
     """
-    from sklearn.model_selection import train_test_split
+    from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
-    count = round(share * len(split))
+    units = len(split) if split.groups is None else len(np.unique(split.groups))
+    count = round(share * units)
     if count == 0:
         return split, split.take(np.arange(0))
-    if count >= len(split):
+    if count >= units:
         raise UserError(
             "data.validation and data.test are shares of the examples and must leave some to train on."
-            f" Received: {count} of {len(split)} examples to hold out. Lower data.validation or data.test."
+            f" Received: {count} of {units} {'examples' if split.groups is None else 'groups'} to hold out."
+            " Lower data.validation or data.test."
         )
-    classes, sizes = np.unique(split.labels, return_counts=True)
-    stratify = split.labels if sizes.min() >= 2 and min(count, len(split) - count) >= len(classes) else None
-    kept, held = train_test_split(np.arange(len(split)), test_size=count, random_state=seed, stratify=stratify)
+    if split.groups is None:
+        kept, held = train_test_split(
+            np.arange(len(split)), test_size=count, random_state=seed, stratify=_strata(split, count)
+        )
+    else:
+        kept, held = next(
+            GroupShuffleSplit(1, test_size=count, random_state=seed).split(split.labels, groups=split.groups)
+        )
     return split.take(np.sort(kept)), split.take(np.sort(held))
+
+
+def _strata(split: Split, count: int) -> np.ndarray | None:
+    if split.labels.ndim > 1 or split.labels.dtype.kind == "f":
+        return None
+    classes, sizes = np.unique(split.labels, return_counts=True)
+    return split.labels if sizes.min() >= 2 and min(count, len(split) - count) >= len(classes) else None
+
+
+def with_held_out(splits: dict[str, Split | None], data) -> dict[str, Split]:
+    """Splits off what the source doesn't bring itself; the test first, so that it doesn't depend on `validation`."""
+    share = data.validation
+    if splits["test"] is None:
+        splits["train"], splits["test"] = holdout(splits["train"], data.test, data.split_seed)
+        share = share / (1 - data.test)
+    if splits["validation"] is None:
+        splits["train"], splits["validation"] = holdout(splits["train"], share, data.split_seed)
+    return splits
+
+
+def require_disjoint(examples: Examples) -> None:
+    """Checks that no group, such as a patient, is in two splits: its scores would be those of memory.
+
+    Raises:
+        UserError: one is.
+    """
+    seen: dict[str, str] = {}
+    for name in ("train", "validation", "test"):
+        groups = getattr(examples, name).groups
+        for group in () if groups is None or not len(groups) else np.unique(groups):
+            if group in seen:
+                raise UserError(
+                    f"{examples.origin}: a patient (or other group) belongs to one split."
+                    f" Received: {group} in {seen[group]} and in {name}. Move all of its examples to one of them."
+                )
+            seen[group] = name
+
+
+def require_classes(examples: Examples) -> None:
+    """Checks that training shows every class.
+
+    Raises:
+        UserError: a class has no training example, or no position in any mask.
+    """
+    if examples.task == "regression":
+        return
+    labels = examples.train.labels
+    counts = sum(np.bincount(np.ravel(part), minlength=len(examples.classes)) for part in np.array_split(labels, 64))
+    empty = [name for name, count in zip(examples.classes, counts, strict=True) if not count]
+    if empty:
+        raise UserError(
+            f"{examples.origin}: every class needs training examples. Received: none of {', '.join(empty[:10])}."
+            " Add some, or remove the class."
+        )
 
 
 def limited(split: Split, limit: int | None) -> Split:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrm_keras.data.examples import Examples, Split, holdout
+from nrm_keras.data.examples import Examples, Split, with_held_out
 from nrm_keras.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -40,7 +40,7 @@ class Npz:
                 " Save it with np.savez(path, x_train=..., y_train=...)."
             )
         _require_one_shape(splits, data.path)
-        splits = _with_held_out(splits, data)
+        splits = with_held_out(splits, data)
         if classes is None:
             classes = tuple(map(str, range(1 + max(int(split.labels.max(initial=0)) for split in splits.values()))))
         return Examples(classes, **splits, origin=data.path, shape=splits["train"].inputs.shape[1:])
@@ -71,7 +71,7 @@ class Folder:
         parts["train"] = base
         splits = {name: part and _folder_split(part, classes, name == "train") for name, part in parts.items()}
         shape = (*data.image_size, data.channels)
-        return Examples(classes, **_with_held_out(splits, data), origin=str(root), shape=shape, decode=decoder(shape))
+        return Examples(classes, **with_held_out(splits, data), origin=str(root), shape=shape, decode=decoder(shape))
 
 
 def read_arrays(path: Path, only: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -175,17 +175,6 @@ def _require_one_shape(splits: dict[str, Split | None], path) -> None:
                 f"{path}: the examples of every split have one shape. Received: {expected} in training,"
                 f" {split.inputs.shape[1:]} in {name}. Reshape one of them."
             )
-
-
-def _with_held_out(splits: dict, data) -> dict[str, Split]:
-    """Splits off what the source doesn't bring itself; the test first, so that it doesn't depend on `validation`."""
-    share = data.validation
-    if splits["test"] is None:
-        splits["train"], splits["test"] = holdout(splits["train"], data.test, data.split_seed)
-        share = share / (1 - data.test)
-    if splits["validation"] is None:
-        splits["train"], splits["validation"] = holdout(splits["train"], share, data.split_seed)
-    return splits
 
 
 def _folders(folder: Path) -> set[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nrm_keras import registry
 from nrm_keras.data import files, tfds
-from nrm_keras.data.examples import Examples, Split, holdout, limited
+from nrm_keras.data.examples import Examples, Split, holdout, limited, require_disjoint
 from nrm_keras.errors import UserError
 
 
@@ -38,6 +38,7 @@ def load(data, limit: int | None = None) -> Examples:
     """
     source = _source(data)
     examples = source.load(data, limit) if hasattr(source, "load") else source(data)
+    require_disjoint(examples)
     limits = {"train": min(filter(None, (data.limit, limit)), default=None), "validation": limit, "test": limit}
     examples = replace(examples, **{name: limited(getattr(examples, name), n) for name, n in limits.items()})
     if not len(examples.train):

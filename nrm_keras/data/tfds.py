@@ -11,7 +11,6 @@ import gzip
 import http.client
 import io
 import logging
-import os
 import shutil
 import sys
 import urllib.request
@@ -20,12 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from nrm_keras.data.examples import Examples, Split, holdout
+from nrm_keras.data.source import data_dir
 from nrm_keras.errors import UserError
-
-
-def data_dir() -> Path:
-    """TFDS's directory: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def manual_dir() -> Path:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from nrm_keras import models, registry
 from nrm_keras.data import sources
+from nrm_keras.data.examples import require_classes
 from nrm_keras.data.pipelines import Batches, standardization
 from nrm_keras.diagnostics.callback import InternalStatistics
 from nrm_keras.diagnostics.records import forget_after
@@ -171,6 +172,7 @@ def shrink(recipe):
 def load_examples(recipe, path: Path, limit: int | None, say: Callable[[str], None]) -> sources.Examples:
     """The recipe's data; what is remarkable about it is said, and the run directory remembers which it was."""
     examples = sources.load(recipe.data, limit)
+    require_classes(examples)
     sizes = " + ".join(f"{len(getattr(examples, split)):,} {split}" for split in SPLITS)
     say(f"Data: {sizes} examples, {len(examples.classes)} classes, from {examples.origin}.")
     for split, count in examples.repeated().items():

@@ -1,0 +1,76 @@
+"""What every built-in source is: facts for `data ls`, and how its examples come about."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from nrm_keras.data.examples import Examples, Split
+
+
+class Source:
+    """A data set that recipes can name. Used as a class: it has no instances.
+
+    Attributes:
+        name: what recipes call it in `data.source`.
+        what: size and content in a line.
+        size: bytes on disk in words.
+        licence: as its publisher states it.
+        where_from: what it comes with, or who offers it.
+    """
+
+    name = ""
+    what = ""
+    size = ""
+    licence = ""
+    where_from = ""
+
+    @classmethod
+    def find(cls, data=None) -> str | None:
+        """Where the data is on this machine, in words; None where it is not. Quick: it opens nothing."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, data, limit: int | None = None) -> Examples:
+        """The examples of a recipe's `data` section; with `limit`, a source may leave out what is beyond it.
+
+        Raises:
+            UserError: the data is not here or is damaged.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def mock(cls, data, count: int) -> Examples:
+        """`count` random examples a split, of the shape and with the classes of the real ones, for smoke runs without them."""
+        raise NotImplementedError
+
+
+def mock_images(shape: tuple[int, ...], classes: tuple[str, ...], count: int) -> Examples:
+    """Random bytes as images."""
+    return mock(lambda chance: chance.integers(0, 256, (count, *shape), "uint8"), shape, classes, count)
+
+
+def mock(
+    inputs, shape: tuple[int, ...], classes: tuple[str, ...], count: int, positions: tuple[int, ...] = ()
+) -> Examples:
+    """Random examples; `inputs` makes those of a split from a random generator.
+
+    Args:
+        positions: those of a mask, for segmentation.
+    """
+    chance = np.random.default_rng(0)
+
+    def split() -> Split:
+        labels = (
+            np.resize(np.arange(len(classes)), (count, *positions)) if positions else np.arange(count) % len(classes)
+        )
+        return Split(inputs(chance), labels.astype("int32"))
+
+    return Examples(classes, split(), split(), split(), "random numbers", shape)
+
+
+def data_dir() -> Path:
+    """Where prepared data is, TFDS's directory: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
