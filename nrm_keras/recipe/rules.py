@@ -282,6 +282,18 @@ def _xla_fits(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("train")
+def _recalibrated_on_one_device(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.train.recalibrate and recipe.train.strategy != "none":
+        yield (
+            "train.recalibrate",
+            (
+                f"running statistics are estimated anew on one device. Received: strategy: {recipe.train.strategy}."
+                " Set train.strategy: none, or remove train.recalibrate."
+            ),
+        )
+
+
+@_reads("train")
 def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
     if recipe.train.freeze_normalizers and recipe.train.init_from is None:
         yield (
