@@ -14,7 +14,7 @@ from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
 from nrm_keras.recipe.sections.data import Cifar10, CustomData, Digits, FashionMnist, Folder, Npz
-from nrm_keras.recipe.sections.models import Mlp, Resnet
+from nrm_keras.recipe.sections.models import Gru, Mlp, ResidualMlp, Resnet, Transformer, Unet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
     BatchNorm,
@@ -49,7 +49,7 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
     "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, by="source"),
-    "model": _by_name(Mlp, Resnet),
+    "model": _by_name(Mlp, ResidualMlp, Resnet, Unet, Transformer, Gru),
     "norm": _by_name(
         NoNorm,
         BatchNorm,
