@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nrm_keras import registry
-from nrm_keras.data import files, tfds
+from nrm_keras.data import files, genomics, nuclei, tables, tfds
 from nrm_keras.data.examples import Examples, Split, holdout, limited, require_disjoint
 from nrm_keras.errors import UserError
 
@@ -70,6 +70,10 @@ _BUILTIN = {
     "cifar10": tfds.Cifar10,
     "npz": files.Npz,
     "folder": files.Folder,
+    "breast_cancer": tables.BreastCancer,
+    "pbmc68k": genomics.Pbmc68k,
+    "bladderbatch": genomics.BladderBatch,
+    "nuclei": nuclei.Nuclei,
 }
 
 
