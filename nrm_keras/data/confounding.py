@@ -47,13 +47,21 @@ def crosstab(domains: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.
     return names, table
 
 
-def in_words(names: Sequence, table: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
-    """Sentences that say how far the domains, called `names`, tell the class, with the table behind it."""
-    guessed, count, largest = table.max(1).sum(), table.sum(), table.sum(0).max()
+def in_words(names: Sequence, table: np.ndarray, classes: Sequence[str], known: np.ndarray) -> tuple[str, ...]:
+    """Sentences that say how far the domain tells the class.
+
+    Args:
+        names: of the domains, the rows of `table`.
+        known: boolean, which of them training has.
+    """
+    guessed, largest, count = table.max(1).sum(), table.sum(0).max(), table.sum()
     counts = "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in zip(names, table, strict=True))
-    return (
-        f"Batch and class are associated by Cramer's V {cramers_v(table):.2f}, bias-corrected (0: not at all, 1: one tells"
-        f" the other). The commonest class of each batch is right for {guessed} of {count} samples, the commonest class"
-        f" of all for {largest}.",
-        f"Samples by batch, {', '.join(classes)}: {counts}.",
+    association = (
+        f"Batch and class go together: Cramer's V {cramers_v(table):.2f} over all batches, {cramers_v(table[known]):.2f}"
+        " over those of training, bias-corrected (0: not at all, 1: one tells the other)."
     )
+    guess = (
+        f"Who knows the batch alone and names its commonest class is right for {guessed} of {count} samples; the"
+        f" commonest class of all is right for {largest}."
+    )
+    return association, guess, f"Samples of {', '.join(classes)} in {counts}."

@@ -57,11 +57,13 @@ class Pbmc68k(PackagedSource):
             shape=cells.inputs.shape[1:],
             notes=(
                 f"Fold {data.fold or 0} of {data.folds} is the test split; a score is the mean over all folds.",
-                "Inputs are log-normalized counts. The genes were chosen by the publisher as those that vary most, on all"
-                " cells, those of the test included.",
+                (
+                    "Inputs are log-normalized counts. The genes were chosen by the publisher as those that vary most, on"
+                    " all cells, those of the test included."
+                ),
             ),
             caveat="the cell types were themselves assigned by the expression of the same genes, so the score measures"
-            " agreement with that assignment; and the smallest type has 8 cells.",
+            f" agreement with that assignment; and the smallest type has {np.bincount(cells.labels).min()} cells.",
         )
 
     @classmethod
@@ -133,10 +135,12 @@ def leave_one_batch_out(samples: Split, classes: tuple[str, ...], data, origin: 
         shape=(len(genes),),
         domains=tuple(f"batch {number}" for number in known),
         notes=(
-            f"Batch {held} is held out as the test split; validation is drawn from the other batches, so it does not"
-            " show what a new batch costs.",
+            (
+                f"Batch {held} is held out as the test split; validation is drawn from the other batches, so it does not"
+                " show what a new batch costs."
+            ),
             f"{len(genes)} genes: those that vary most in the training split.",
-            *confounding.in_words(names, table, classes),
+            *confounding.in_words(names, table, classes, batches != held),
             *_of_the_test(held, test, classes),
         ),
         caveat=f"{len(samples)} samples in {len(batches)} laboratory batches that go with the class: no score here tells"
@@ -152,10 +156,8 @@ def _of_the_test(held, test: Split, classes: tuple[str, ...]) -> tuple[str, ...]
         meaning = "accuracy is the share of it that is recognized, and AUROC is not defined"
     else:
         meaning = f"AUROC is defined for {' and '.join(present)} only"
-    return (
-        f"Batch {held} has samples of {' and '.join(present)} only: {meaning}."
-        " Pool the predictions of all folds for one score over all samples.",
-    )
+    only = f"Batch {held} has samples of {' and '.join(present)} only: {meaning}."
+    return (f"{only} Pool the predictions of all folds for one score over all samples.",)
 
 
 def most_variable(values: np.ndarray, count: int) -> np.ndarray:
@@ -189,7 +191,7 @@ def read_cells(path: Path) -> tuple[Split, tuple[str, ...]]:
         counts = csr_matrix(parts, tuple(shape))
         counts.check_format()
         values = counts.toarray().astype("float32")
-        if values.shape != (len(labels), len(genes)) or not ((0 <= labels) & (labels < len(classes))).all():
+        if values.shape != (len(labels), len(genes)) or not ((labels >= 0) & (labels < len(classes))).all():
             raise ValueError(
                 f"{values.shape[0]}x{values.shape[1]} values for {len(labels)} cells and {len(genes)} genes,"
                 f" labels {labels.min()} to {labels.max()} of {len(classes)} types"

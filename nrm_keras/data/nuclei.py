@@ -53,13 +53,7 @@ class Nuclei(PackagedSource):
             origin=str(path),
             shape=(len(data.features),),
             targets=(TARGET,),
-            notes=(
-                f"{light.sum()} nuclei with fewer than {data.lightest} protons or neutrons are left out (data.lightest).",
-                f"{extrapolated.sum()} nuclei have no measured mass but one extrapolated from trends; they are"
-                f" {'left out' if data.values == 'measured' else 'among the examples'} (data.values).",
-                f"The evaluation's own uncertainty per nucleon: median {np.median(table.uncertainty):.1g} MeV, largest"
-                f" {table.uncertainty.max():.1g} MeV.",
-            ),
+            notes=_notes(data, table, light.sum(), extrapolated.sum()),
             caveat=_CAVEATS[data.split],
         )
 
@@ -72,6 +66,19 @@ class Nuclei(PackagedSource):
             return Split(features(table, data.features), table.energy[:, None].astype("float32"))
 
         return Examples((), part(), part(), part(), "random numbers", (len(data.features),), targets=(TARGET,))
+
+
+def _notes(data, table: Table, light: int, extrapolated: int) -> tuple[str, ...]:
+    kept = "left out" if data.values == "measured" else "among the examples"
+    left = f"{light} nuclei with fewer than {data.lightest} protons or neutrons are left out (data.lightest)."
+    return (
+        *((left,) if light else ()),
+        f"{extrapolated} nuclei whose mass is not measured but extrapolated from trends are {kept} (data.values).",
+        (
+            f"Uncertainty of the binding energies per nucleon as evaluated: median {np.median(table.uncertainty):.1g} MeV,"
+            f" largest {table.uncertainty.max():.1g} MeV."
+        ),
+    )
 
 
 _CAVEATS = {
