@@ -42,6 +42,19 @@ class Source:
         raise NotImplementedError
 
     @classmethod
+    def prepare(cls, archives: Path | None = None, accept_checksum: bool = False) -> Path | str:
+        """Makes the data ready and says where it is.
+
+        Args:
+            archives: what the user gave to make it from, with `--from`; None: look for it, else download.
+            accept_checksum: take archives whose checksum is not the registered one.
+
+        Raises:
+            UserError: the data can't be had.
+        """
+        raise NotImplementedError
+
+    @classmethod
     def mock(cls, data, count: int) -> Examples:
         """`count` random examples a split, of the shape and with the classes of the real ones, for smoke runs without them."""
         raise NotImplementedError
@@ -74,3 +87,13 @@ def mock(
 def data_dir() -> Path:
     """Where prepared data is, TFDS's directory: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def not_here(name: str, tried: list[str], error: Exception, ways: list[str]) -> str:
+    """What to tell whoever asked for data that can't be had: what was tried, why that failed, and what would supply it."""
+    return "\n".join(
+        [f"{name}: the data is not on this machine. Tried, in this order:"]
+        + [f"  {number}. {what}" for number, what in enumerate(tried, 1)]
+        + [f"The download failed: {error}", "Any of these supplies it:"]
+        + [f"  {way}" for way in ways]
+    )

@@ -30,13 +30,17 @@ def require(data) -> None:
         raise UserError(f"data.path: the source {data.source} needs {what}. Received: {data.path}, which is none.")
 
 
-def load(data, limit: int | None = None) -> Examples:
+def load(data, limit: int | None = None, seed: int = 0) -> Examples:
     """Loads the data of a recipe's `data` section; with `limit`, at most so many examples of each split.
+
+    Args:
+        seed: of the training. Where `data.fold` is left open it chooses the fold, so that several seeds cross-validate.
 
     Raises:
         UserError: the data is not here or not what the recipe says; lists what was tried and what would supply it.
     """
     source = _source(data)
+    data = with_fold(data, seed)
     examples = source.load(data, limit) if hasattr(source, "load") else source(data)
     require_disjoint(examples)
     limits = {"train": min(filter(None, (data.limit, limit)), default=None), "validation": limit, "test": limit}
@@ -44,6 +48,22 @@ def load(data, limit: int | None = None) -> Examples:
     if not len(examples.train):
         raise UserError(f"{data.source}: training needs at least one example. Received: none ({examples.origin}).")
     return examples
+
+
+def with_fold(data, seed: int):
+    """The section with the fold that a training with this seed holds out, where it has folds and names none."""
+    if getattr(data, "fold", 0) is None:
+        return data.model_copy(update={"fold": seed % data.folds})
+    return data
+
+
+def mock(data, count: int) -> Examples:
+    """Random examples of the same shape and classes, for smoke runs on a machine without the data.
+
+    Raises:
+        UserError: only the data itself knows its shape.
+    """
+    return _source(data).mock(with_fold(data, 0), count)
 
 
 class _Digits:

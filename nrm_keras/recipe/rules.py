@@ -22,6 +22,13 @@ KIND_OF_FIELD = {
     "callbacks": "callback",
 }  # fields of a recipe whose types users can add to
 
+METRICS_OF_TASK = {
+    "classification": ("accuracy", "top_5_accuracy", "auroc"),
+    "segmentation": ("accuracy", "dice", "iou"),
+    "regression": ("rmse", "mae", "r2"),
+}
+_BUILT_IN_METRICS = {name for names in METRICS_OF_TASK.values() for name in names}
+
 _rules: list[tuple[frozenset[str], Rule]] = []
 
 
@@ -306,6 +313,29 @@ def _metrics_once(recipe: Recipe) -> Iterator[Problem]:
         yield "train.metrics", f"a metric is listed once. Received: {shown(metrics)}. Remove repeated ones."
 
 
+@_reads("task", "train")
+def _metrics_of_task(recipe: Recipe) -> Iterator[Problem]:
+    known = METRICS_OF_TASK[recipe.task]
+    wrong = [name for name in recipe.train.metrics if name in _BUILT_IN_METRICS and name not in known]
+    if wrong:
+        yield (
+            "train.metrics",
+            (
+                f"{recipe.task} is measured by {', '.join(known)}. Received: {', '.join(wrong)}."
+                f" Set train.metrics: [{known[0]}], and train.monitor to one of them."
+            ),
+        )
+
+
+@_reads("task", "train")
+def _class_weights_of_classification(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.task != "classification" and recipe.train.class_weights is not None:
+        yield (
+            "train.class_weights",
+            f"class weights are for task: classification. Received: task {recipe.task}. Remove train.class_weights.",
+        )
+
+
 @_reads("train", "data", "callbacks")
 def _monitors(recipe: Recipe) -> Iterator[Problem]:
     """A monitor that training never reports would be ignored by Keras, with a warning at the end of each epoch."""
@@ -326,7 +356,7 @@ def _monitors(recipe: Recipe) -> Iterator[Problem]:
                     f" Received: data.validation 0. Raise data.validation or set {keep}."
                 ),
             )
-        elif all(metric in ("accuracy", "top_5_accuracy") for metric in recipe.train.metrics):
+        elif all(metric in _BUILT_IN_METRICS for metric in recipe.train.metrics):
             known = _reported(recipe.train.metrics)
             if monitor not in known:
                 yield path, f"not among what training reports. Received: {monitor!r}.{did_you_mean(monitor, known)}"

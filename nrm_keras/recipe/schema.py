@@ -29,6 +29,7 @@ from nrm_keras.recipe.sections.models import Mlp, Resnet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
     BatchNorm,
+    DomainNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,
@@ -63,13 +64,23 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
     ),
     "model": _by_name(Mlp, Resnet),
     "norm": _by_name(
-        NoNorm, BatchNorm, LayerNorm, SampleNorm, GroupNorm, InstanceNorm, RmsNorm, SwitchableNorm, AdaptiveNorm
+        NoNorm,
+        BatchNorm,
+        LayerNorm,
+        SampleNorm,
+        GroupNorm,
+        InstanceNorm,
+        RmsNorm,
+        SwitchableNorm,
+        AdaptiveNorm,
+        DomainNorm,
     ),
     "optimizer": _by_name(Sgd, Adam, Adamw),
     "schedule": _by_name(Constant, Cosine, Step),
     "callbacks": _by_name(EarlyStopping, ReduceLrOnPlateau, TerminateOnNan),
 }
-METRICS = ("accuracy", "top_5_accuracy")
+TASKS = ("classification", "segmentation", "regression")
+METRICS = tuple(dict.fromkeys(name for task in TASKS for name in rules.METRICS_OF_TASK[task]))
 
 for _kind, _names in {
     **{kind: tuple(SECTIONS[field]) for field, kind in rules.KIND_OF_FIELD.items()},
@@ -99,7 +110,9 @@ class Recipe(Section):
 
     title: str = Field("", description="one line for `ls` and the report")
     imports: tuple[Name, ...] = Field((), description="modules that register what this recipe uses")
-    task: Literal["classification"] = Field("classification", description="what is learned")
+    task: Literal["classification", "segmentation", "regression"] = Field(
+        "classification", description="what is learned: a class, a class at each position, or numbers"
+    )
     data: _one_of("data", CustomData) = Field(description="where examples come from and how they are batched")
     model: _one_of("model", Custom) = Field(description="the network")
     norm: _one_of("norm", Custom) = Field(description="the normalizer at every place the model has one")
@@ -107,6 +120,11 @@ class Recipe(Section):
     schedule: _one_of("schedule") = Field(Constant(type="constant"), description="learning rate over the epochs")
     train: Train = Field(Train(), description="how long, how precisely, on what, and what is kept")
     diagnostics: Diagnostics | None = Field(None, description="watch the inside of the model; null: don't")
+    baseline: Literal["tfidf", "linear"] | None = Field(
+        None,
+        description="a simple model on the same split, to stand beside the result; tfidf: word frequencies with logistic"
+        " regression, linear: logistic or ridge regression (segmentation: on each position's channels)",
+    )
     callbacks: tuple[_one_of("callbacks", Custom), ...] = Field((), description="Keras callbacks, or registered ones")
 
     @model_validator(mode="after")
