@@ -22,12 +22,15 @@ class Pbmc68k(PackagedSource):
     size = "1.8 MB"
     licence = "BSD-3-Clause (scanpy)"
     package = Package(
-        "pypi",
+        "PyPI",
         "scanpy",
         "1.11.5",
         {
-            "scanpy/datasets/10x_pbmc68k_reduced.h5ad": "e71d41e737c941559b7c57c9243bdb3d2c889c2adfdf00e3422ac6b46783676f"
+            "scanpy/datasets/10x_pbmc68k_reduced.h5ad": (
+                "e71d41e737c941559b7c57c9243bdb3d2c889c2adfdf00e3422ac6b46783676f"
+            )
         },
+        installed="scanpy",
     )
     classes = (
         "CD4+/CD25 T Reg",
@@ -79,7 +82,7 @@ class BladderBatch(PackagedSource):
     size = "9.6 MB"
     licence = "Artistic-2.0"
     package = Package(
-        "debian",
+        "Debian",
         "r-bioc-bladderbatch",
         "1.36.0-1",
         {
@@ -87,7 +90,7 @@ class BladderBatch(PackagedSource):
                 "f53a2f19116f03c2f2c3b71bb8a8803c760116bea73cfb2abaa83b56bf22fd3e"
             )
         },
-        installed="/",
+        installed="/usr/lib/R/site-library/bladderbatch/data",
     )
     classes = ("biopsy", "cancer", "normal")
 
@@ -223,14 +226,15 @@ def read_samples(path: Path, classes: tuple[str, ...]) -> Split:
             expressions = rdata.read_rda(path, default_encoding="utf-8")["bladderEset"]
         values, about = expressions.assayData["exprs"], expressions.phenoData.data
         genes, inputs = values.coords["dim_0"].values, values.values.T.astype("float32")
-        labels = np.array([classes.index(str(name).lower()) for name in about["cancer"]], "int32")
-        domains = about["batch"].to_numpy().astype("int32")
-        if len(inputs) != len(labels):
-            raise ValueError(f"{len(inputs)} samples, {len(labels)} descriptions")
+        names, batches = [str(name).lower() for name in about["cancer"]], about["batch"].to_numpy("float64")
+        if len(inputs) != len(names) or not set(names) <= set(classes) or (batches % 1 != 0).any():
+            found = f"{', '.join(sorted(set(names)))} in batches {', '.join(map(str, np.unique(batches)))}"
+            raise ValueError(f"{len(inputs)} samples; descriptions of {len(names)}: {found}")
     except Exception as error:  # rdata raises whatever its decoders do
         raise UserError(
             f"{path}: an R data file with the ExpressionSet bladderEset is needed."
             f" Received: {type(error).__name__}: {error}. Get the file again."
         ) from error
     require_finite(inputs, genes, str(path))
-    return Split(inputs, labels, domains=domains)
+    labels = np.array([classes.index(name) for name in names], "int32")
+    return Split(inputs, labels, domains=batches.astype("int32"))

@@ -21,10 +21,10 @@ class Nuclei(PackagedSource):
 
     name = "nuclei"
     what = "binding energies of 2,550 measured nuclei by their protons and neutrons (AME2020)"
-    size = "0.8 MB"
+    size = "0.8 MB, in a package of 45 MB"
     licence = "BSD-3-Clause (pynucastro); the table's is not stated"
     package = Package(
-        "pypi",
+        "PyPI",
         "pynucastro",
         "3.1.0",
         {
@@ -117,7 +117,7 @@ def read_table(path: Path) -> Table:
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            if line[7] == "0" and line[18:31].strip():  # 0: not an excited state
+            if int(line[7]) == 0 and line[18:31].strip():  # 0: not an excited state
                 rows.append(_row(line))
         except (ValueError, IndexError) as error:
             raise UserError(

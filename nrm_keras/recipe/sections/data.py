@@ -111,7 +111,7 @@ class Nuclei(Data):
     features: Annotated[
         tuple[Literal["Z", "N", "log_Z", "log_N", "odd_Z", "odd_N", "magic_Z", "magic_N"], ...], Field(min_length=1)
     ] = Field(
-        ("Z", "N"),
+        ("Z", "N", "log_Z", "log_N", "odd_Z", "odd_N"),
         description="inputs: protons Z and neutrons N, log(1 + Z), whether Z is odd, its distance to a closed shell",
     )
     split: Literal["random", "heavy"] = Field("random", description="which nuclei are the test: any, or the heaviest")
