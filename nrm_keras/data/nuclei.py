@@ -32,6 +32,7 @@ class Nuclei(PackagedSource):
                 "1585a5eea86c5e17e90307c7e6e786d060049c4039e392a261ff6db977df9859"
             )
         },
+        installed="pynucastro",
     )
 
     @classmethod
