@@ -13,7 +13,19 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, model_validator
 from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
-from nrm_keras.recipe.sections.data import Cifar10, CustomData, Digits, FashionMnist, Folder, Npz
+from nrm_keras.recipe.sections.data import (
+    Cifar10,
+    Cifar100,
+    ColorectalHistology,
+    CustomData,
+    Digits,
+    FashionMnist,
+    Folder,
+    Malaria,
+    Mnist5k,
+    Npz,
+    PatchCamelyon,
+)
 from nrm_keras.recipe.sections.models import Mlp, Resnet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
@@ -27,6 +39,7 @@ from nrm_keras.recipe.sections.norms import (
     SampleNorm,
     SwitchableNorm,
 )
+from nrm_keras.recipe.sections.texts import AgNewsSubset, ImdbHalf, ImdbReviews, RottenTomatoes, Spam, TextFile
 from nrm_keras.recipe.sections.training import (
     Adam,
     Adamw,
@@ -48,7 +61,25 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, by="source"),
+    "data": _by_name(
+        Digits,
+        Mnist5k,
+        FashionMnist,
+        Cifar10,
+        Cifar100,
+        PatchCamelyon,
+        ColorectalHistology,
+        Malaria,
+        RottenTomatoes,
+        ImdbHalf,
+        Spam,
+        ImdbReviews,
+        AgNewsSubset,
+        TextFile,
+        Npz,
+        Folder,
+        by="source",
+    ),
     "model": _by_name(Mlp, Resnet),
     "norm": _by_name(
         NoNorm,
