@@ -41,11 +41,13 @@ def distinct(texts: np.ndarray, labels: np.ndarray, official: np.ndarray | None 
     keep, contradictory = _kept(near[exact], labels, official)
     removed = ~keep & ~contradictory
     note = (
-        f"Removed before splitting: {(removed & ~exact_first).sum():,} duplicates,"
+        f"Removed before splitting: {(removed & ~exact_first).sum():,} duplicates and"
         f" {(removed & exact_first).sum():,} near-duplicates (three-word sequences with a Jaccard similarity of"
-        f" {SIMILARITY} or more) and {contradictory.sum():,} texts that repeat another with a contradictory label."
+        f" {SIMILARITY} or more)"
     )
-    return keep, note
+    if contradictory.any():
+        note += f", and {contradictory.sum():,} texts that repeat another but have another label"
+    return keep, f"{note}."
 
 
 def _groups_of(keys: list[str]) -> tuple[np.ndarray, np.ndarray]:

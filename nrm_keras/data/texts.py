@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,7 +270,7 @@ def _decoded(path: Path) -> str:
 def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict]]:
     """Line and fields of each row of a CSV file with a header."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(_decoded(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(_decoded(path), newline=""), strict=True)
     line = 1
     try:
         _require_columns(reader.fieldnames or (), columns, path, line)
