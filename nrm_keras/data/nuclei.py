@@ -23,6 +23,7 @@ class Nuclei(PackagedSource):
     what = "binding energies of 2,550 measured nuclei by their protons and neutrons (AME2020)"
     size = "0.8 MB, in a package of 45 MB"
     licence = "BSD-3-Clause (pynucastro); the table's is not stated"
+    where_from = "PyPI package pynucastro"
     package = Package(
         "PyPI",
         "pynucastro",

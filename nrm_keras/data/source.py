@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nrm_keras.data.examples import Examples, Split
+from nrm_keras.errors import UserError
 
 
 class Source:
@@ -58,6 +59,22 @@ class Source:
     def mock(cls, data, count: int) -> Examples:
         """`count` random examples a split, of the shape and with the classes of the real ones, for smoke runs without them."""
         raise NotImplementedError
+
+
+class OwnSource(Source):
+    """A user's own data, which the recipe names in `data.path`."""
+
+    where_from = "you"
+
+    @classmethod
+    def prepare(cls, archives=None, accept_checksum=False):
+        raise UserError(
+            f"data prepare takes a public data set. Received: {cls.name}, {cls.what}. Set data.path in a recipe."
+        )
+
+    @classmethod
+    def mock(cls, data, count):
+        raise UserError(f"data.path: {cls.what.split(':')[0]} is needed. Received: {data.path}, which is none.")
 
 
 def mock_images(shape: tuple[int, ...], classes: tuple[str, ...], count: int) -> Examples:

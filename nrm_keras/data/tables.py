@@ -39,6 +39,10 @@ class BreastCancer(Source):
         )
 
     @classmethod
+    def prepare(cls, archives=None, accept_checksum=False) -> str:
+        return "scikit-learn brings it; nothing to prepare"
+
+    @classmethod
     def mock(cls, data, count: int) -> Examples:
         return mock_table(30, ("malignant", "benign"), count)
 

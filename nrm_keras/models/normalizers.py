@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 
 from nrm_keras import registry
-from nrm_keras.errors import UserError
 from nrm_keras.layers.domain import DomainBatchNormalization
 from nrm_keras.layers.named import NAMED
 
@@ -22,9 +21,6 @@ def norm_factory(norm, replicas: int = 1, domain=None, domains: int = 0) -> Norm
             strategy doesn't change what is trained.
         domain: for `type: domain`, the symbolic tensor with the domain of each example.
         domains: how many there are.
-
-    Raises:
-        UserError: `type: domain` on data that knows no domains.
     """
     if norm.type == "none":
         return None
@@ -32,11 +28,6 @@ def norm_factory(norm, replicas: int = 1, domain=None, domains: int = 0) -> Norm
     if "synchronized" in options and options["synchronized"] is None:
         options["synchronized"] = replicas > 1 and options.get("virtual_batch_size") is None
     if norm.type == "domain":
-        if not domains:
-            raise UserError(
-                "norm.type domain needs data that says which domain (laboratory, site) each example is from."
-                " Received: data without domains. Use norm.type batch, or genomics/bladderbatch as an example."
-            )
         return lambda name: functools.partial(
             _of_domain, DomainBatchNormalization(domains, name=name, **options), domain
         )

@@ -17,12 +17,17 @@ from nrm_keras.recipe.sections.data import (
     BladderBatch,
     BreastCancer,
     Cifar10,
+    Cifar100,
+    ColorectalHistology,
     CustomData,
     Digits,
     FashionMnist,
     Folder,
+    Malaria,
+    Mnist5k,
     Npz,
     Nuclei,
+    PatchCamelyon,
     Pbmc68k,
 )
 from nrm_keras.recipe.sections.models import Mlp, Resnet
@@ -38,6 +43,7 @@ from nrm_keras.recipe.sections.norms import (
     SampleNorm,
     SwitchableNorm,
 )
+from nrm_keras.recipe.sections.texts import AgNewsSubset, ImdbHalf, ImdbReviews, RottenTomatoes, Spam, TextFile
 from nrm_keras.recipe.sections.training import (
     Adam,
     Adamw,
@@ -60,7 +66,27 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
     "data": _by_name(
-        Digits, FashionMnist, Cifar10, Npz, Folder, BreastCancer, Pbmc68k, BladderBatch, Nuclei, by="source"
+        Digits,
+        Mnist5k,
+        FashionMnist,
+        Cifar10,
+        Cifar100,
+        PatchCamelyon,
+        ColorectalHistology,
+        Malaria,
+        RottenTomatoes,
+        ImdbHalf,
+        Spam,
+        ImdbReviews,
+        AgNewsSubset,
+        TextFile,
+        BreastCancer,
+        Pbmc68k,
+        BladderBatch,
+        Nuclei,
+        Npz,
+        Folder,
+        by="source",
     ),
     "model": _by_name(Mlp, Resnet),
     "norm": _by_name(

@@ -89,8 +89,11 @@ def _classes(run: RunFiles, answers: evaluation.Evaluation | None, notices: list
     """What is shown of how the classes fare."""
     if answers is None:
         return None
+    examples = answers.unit == "examples"
     return {
         "split": answers.split,
+        "interval": "; in parentheses the 95 % confidence interval of recall in percent" if examples else "",
+        "pictures_title": "Most confident mistakes" if examples else "Least overlap: input, true mask, predicted mask",
         "table": evaluation.per_class(answers),
         "confusion": evaluation.confusion(answers),
         "pictures": evaluation.pictures(run.path, answers, notices),

@@ -15,7 +15,7 @@ from nrm_keras.data.examples import Examples, require_classes
 from nrm_keras.data.pipelines import Batches, moments, standardization
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory as run_directory
-from nrm_keras.training import distribution, optimizers
+from nrm_keras.training import baseline, distribution, optimizers
 from nrm_keras.training.initialize import freeze_normalizers
 from nrm_keras.training.tasks import TASKS
 
@@ -71,6 +71,12 @@ def prepared(recipe, limit: int | None = None, mock: bool = False) -> Examples:
             f"task: the data must have what the task learns. Received: task {recipe.task}, and data for {examples.task}"
             f" ({recipe.data.source}). Set task: {examples.task}, with metrics of that task, or choose other data."
         )
+    if takes_domains(recipe) and not examples.domains:
+        raise UserError(
+            "norm.type domain needs data that says which domain (laboratory, site) each example is from."
+            f" Received: {recipe.data.source}, which does not. Use norm.type batch, or see genomics/bladderbatch."
+        )
+    baseline.check(recipe, examples)
     if limit is None:
         require_classes(examples)
     return replace(examples, encode=_vectorizer(recipe, examples)) if examples.is_text else examples
@@ -142,7 +148,9 @@ def from_raw(model: keras.Model, recipe, examples: Examples) -> keras.Model:
     if examples.encode is None:
         return model
     texts = keras.Input((), dtype="string", name="text")
-    whole = keras.Model(texts, model(examples.encode(texts)), name=f"{model.name}_of_text")
+    # the same layers without the optimizer, which would be saved there and not with the whole
+    layers = keras.Model(model.input, model.output, name=model.name)
+    whole = keras.Model(texts, layers(examples.encode(texts)), name=f"{model.name}_of_text")
     compile_model(whole, recipe, examples, model.optimizer)
     return whole
 

@@ -15,22 +15,27 @@ MOST_POSITIONS = 500_000  # of masks, to fit on: a handful of weights needs no m
 NAMES = {"tfidf": "TF-IDF with logistic regression", "linear": "linear model"}
 
 
+def check(recipe, examples: Examples) -> None:
+    """Checks that the recipe's baseline is one for such data.
+
+    Raises:
+        UserError: it is for text and this is none, or the other way round.
+    """
+    if recipe.baseline is not None and (recipe.baseline == "tfidf") != examples.is_text:
+        raise UserError(
+            "baseline: tfidf is for text, linear for all else."
+            f" Received: {recipe.baseline} for {recipe.data.source}. Set baseline: {'tfidf' if examples.is_text else 'linear'}."
+        )
+
+
 def measure(recipe, examples: Examples, say: Callable[[str], None]) -> dict | None:
     """Fits the recipe's baseline on its training split and scores it on its test split.
 
     Returns:
         `name`, `metrics` (as `summary.json` names them) and `seconds`; None where the recipe has none, or no test split.
-
-    Raises:
-        UserError: a baseline for text on other data, or the other way round.
     """
     if recipe.baseline is None or not len(examples.test):
         return None
-    if (recipe.baseline == "tfidf") != examples.is_text:
-        raise UserError(
-            "baseline: tfidf is for text, linear for all else."
-            f" Received: {recipe.baseline} for {recipe.data.source}. Set baseline: {'tfidf' if examples.is_text else 'linear'}."
-        )
     began = time.monotonic()
     fit = {"classification": _classify, "segmentation": _segment, "regression": _regress}[recipe.task]
     metrics = fit(recipe, examples)

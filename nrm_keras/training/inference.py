@@ -65,8 +65,8 @@ def evaluate(path: Path, data: str | None = None, split: str = "test", allow_imp
 
 def _input_shape(model: keras.Model) -> tuple[int, ...]:
     """Shape of one input, without the batch; `()` for text."""
-    shape = model.input_shape
-    return (shape["inputs"] if isinstance(shape, dict) else shape)[1:]
+    taken = model.input
+    return tuple((taken["inputs"] if isinstance(taken, dict) else taken).shape[1:])
 
 
 def _model(path: Path, allow_imports: bool) -> keras.Model:

@@ -144,8 +144,8 @@ def train(
         "targets": list(examples.targets),
         "notes": list(examples.notes),
         "caveat": examples.caveat,
-        "baseline": None if smoke else baseline.measure(recipe, examples, say),
         "seconds": round(time.monotonic() - began, 1),
+        "baseline": None if smoke else baseline.measure(recipe, examples, say),
     }
 
 

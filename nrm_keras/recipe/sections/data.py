@@ -39,6 +39,40 @@ class Cifar10(Data):
     source: Literal["cifar10"]
 
 
+class Mnist5k(Data):
+    """5,000 handwritten digits of MNIST, 28x28 grey, 500 a class."""
+
+    source: Literal["mnist_5k"]
+
+
+class Cifar100(Data):
+    """50,000 + 10,000 colour pictures of 32x32 pixels, 100 classes."""
+
+    source: Literal["cifar100"]
+
+
+class PatchCamelyon(Data):
+    """262,144 + 32,768 + 32,768 patches of lymph nodes, 96x96 colour, with and without tumour."""
+
+    source: Literal["patch_camelyon"]
+
+
+class ColorectalHistology(Data):
+    """5,000 patches of colorectal tissue, colour, 8 classes, from 10 slides that are split whole."""
+
+    source: Literal["colorectal_histology"]
+    image_size: tuple[PositiveInt, PositiveInt] = Field(
+        (150, 150), description="height and width images are resized to"
+    )
+
+
+class Malaria(Data):
+    """27,558 blood cells, colour, with and without malaria parasites."""
+
+    source: Literal["malaria"]
+    image_size: tuple[PositiveInt, PositiveInt] = Field((64, 64), description="height and width images are resized to")
+
+
 class Npz(Data):
     """A NumPy archive with x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y to be split."""
 
