@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nrm_keras.data.examples import Examples, Split
+from nrm_keras.errors import UserError
 
 
 class Source:
@@ -42,9 +43,38 @@ class Source:
         raise NotImplementedError
 
     @classmethod
+    def prepare(cls, archives: Path | None = None, accept_checksum: bool = False) -> Path | str:
+        """Makes the data ready and says where it is.
+
+        Args:
+            archives: what the user gave to make it from, with `--from`; None: look for it, else download.
+            accept_checksum: take archives whose checksum is not the registered one.
+
+        Raises:
+            UserError: the data can't be had.
+        """
+        raise NotImplementedError
+
+    @classmethod
     def mock(cls, data, count: int) -> Examples:
         """`count` random examples a split, of the shape and with the classes of the real ones, for smoke runs without them."""
         raise NotImplementedError
+
+
+class OwnSource(Source):
+    """A user's own data, which the recipe names in `data.path`."""
+
+    where_from = "you"
+
+    @classmethod
+    def prepare(cls, archives=None, accept_checksum=False):
+        raise UserError(
+            f"data prepare takes a public data set. Received: {cls.name}, {cls.what}. Set data.path in a recipe."
+        )
+
+    @classmethod
+    def mock(cls, data, count):
+        raise UserError(f"data.path: {cls.what.split(':')[0]} is needed. Received: {data.path}, which is none.")
 
 
 def mock_images(shape: tuple[int, ...], classes: tuple[str, ...], count: int) -> Examples:
@@ -74,3 +104,13 @@ def mock(
 def data_dir() -> Path:
     """Where prepared data is, TFDS's directory: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def not_here(name: str, tried: list[str], error: Exception, ways: list[str]) -> str:
+    """What to tell whoever asked for data that can't be had: what was tried, why that failed, and what would supply it."""
+    return "\n".join(
+        [f"{name}: the data is not on this machine. Tried, in this order:"]
+        + [f"  {number}. {what}" for number, what in enumerate(tried, 1)]
+        + [f"The download failed: {error}", "Any of these supplies it:"]
+        + [f"  {way}" for way in ways]
+    )

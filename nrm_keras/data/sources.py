@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nrm_keras import registry
-from nrm_keras.data import files, tfds
-from nrm_keras.data.examples import Examples, Split, holdout, limited, require_disjoint
+from nrm_keras.data import files, genomics, images, nuclei, tables, texts
+from nrm_keras.data.examples import Examples, limited, require_disjoint
+from nrm_keras.data.source import Source
 from nrm_keras.errors import UserError
 
 
@@ -25,8 +26,10 @@ def require(data) -> None:
     Raises:
         UserError: it is not.
     """
-    if data.source in ("npz", "folder") and find(data) is None:
-        what = "an .npz file" if data.source == "npz" else "a folder of images"
+    what = {"npz": "an .npz file", "folder": "a folder of images", "text_file": "a .csv or .jsonl file"}.get(
+        data.source
+    )
+    if what and find(data) is None:
         raise UserError(f"data.path: the source {data.source} needs {what}. Received: {data.path}, which is none.")
 
 
@@ -66,32 +69,32 @@ def mock(data, count: int) -> Examples:
     return _source(data).mock(with_fold(data, 0), count)
 
 
-class _Digits:
-    """scikit-learn's digits: 1,797 pictures of 8x8 pixels, values 0 to 16 (Alpaydin & Kaynak 1998)."""
-
-    @staticmethod
-    def find(data) -> str:
-        return "scikit-learn"
-
-    @staticmethod
-    def load(data, limit=None) -> Examples:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        images = digits.images.astype("uint8")[..., None]
-        rest, test = holdout(Split(images, digits.target.astype("int32")), data.test, data.split_seed)
-        train, validation = holdout(rest, data.validation / (1 - data.test), data.split_seed)
-        return Examples(tuple("0123456789"), train, validation, test, "scikit-learn", (8, 8, 1))
-
-
-_BUILTIN = {
-    "digits": _Digits,
-    "fashion_mnist": tfds.FashionMnist,
-    "cifar10": tfds.Cifar10,
-    "npz": files.Npz,
-    "folder": files.Folder,
+SOURCES: dict[str, type[Source]] = {
+    source.name: source
+    for source in (
+        images.Digits,
+        images.Mnist5k,
+        images.FashionMnist,
+        images.Cifar10,
+        images.Cifar100,
+        images.PatchCamelyon,
+        images.ColorectalHistology,
+        images.Malaria,
+        texts.RottenTomatoes,
+        texts.ImdbHalf,
+        texts.Spam,
+        texts.ImdbReviews,
+        texts.AgNewsSubset,
+        texts.TextFile,
+        tables.BreastCancer,
+        genomics.Pbmc68k,
+        genomics.BladderBatch,
+        nuclei.Nuclei,
+        files.Npz,
+        files.Folder,
+    )
 }
 
 
 def _source(data):
-    return _BUILTIN.get(data.source) or registry.get("data", data.source)
+    return SOURCES.get(data.source) or registry.get("data", data.source)

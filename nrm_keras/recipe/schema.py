@@ -13,7 +13,23 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, model_validator
 from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
-from nrm_keras.recipe.sections.data import Cifar10, CustomData, Digits, FashionMnist, Folder, Npz
+from nrm_keras.recipe.sections.data import (
+    BladderBatch,
+    BreastCancer,
+    Cifar10,
+    Cifar100,
+    ColorectalHistology,
+    CustomData,
+    Digits,
+    FashionMnist,
+    Folder,
+    Malaria,
+    Mnist5k,
+    Npz,
+    Nuclei,
+    PatchCamelyon,
+    Pbmc68k,
+)
 from nrm_keras.recipe.sections.models import Gru, Mlp, ResidualMlp, Resnet, Transformer, Unet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
@@ -27,6 +43,7 @@ from nrm_keras.recipe.sections.norms import (
     SampleNorm,
     SwitchableNorm,
 )
+from nrm_keras.recipe.sections.texts import AgNewsSubset, ImdbHalf, ImdbReviews, RottenTomatoes, Spam, TextFile
 from nrm_keras.recipe.sections.training import (
     Adam,
     Adamw,
@@ -48,7 +65,29 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, by="source"),
+    "data": _by_name(
+        Digits,
+        Mnist5k,
+        FashionMnist,
+        Cifar10,
+        Cifar100,
+        PatchCamelyon,
+        ColorectalHistology,
+        Malaria,
+        RottenTomatoes,
+        ImdbHalf,
+        Spam,
+        ImdbReviews,
+        AgNewsSubset,
+        TextFile,
+        BreastCancer,
+        Pbmc68k,
+        BladderBatch,
+        Nuclei,
+        Npz,
+        Folder,
+        by="source",
+    ),
     "model": _by_name(Mlp, ResidualMlp, Resnet, Unet, Transformer, Gru),
     "norm": _by_name(
         NoNorm,
