@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrm_keras.data.volumes import Volume, reader, volume
+from nrm_keras.data.volumes import Volume, first_line, reader, volume
 from nrm_keras.errors import UserError
 
 _MAGIC = b"DICM"  # behind a preamble of 128 bytes (PS3.10, section 7.1)
@@ -20,11 +20,7 @@ def slices_in(folder: Path) -> list[Path]:
 
 
 def is_dicom(path: Path) -> bool:
-    if path.suffix.lower() == ".dcm":
-        return path.is_file()
-    if path.suffix or not path.is_file():
-        return path.suffix.lstrip(".").isdigit() and path.is_file() and _has_magic(path)  # 1.2.840...77
-    return _has_magic(path)
+    return path.is_file() and (path.suffix.lower() == ".dcm" or _has_magic(path))
 
 
 def read_dicom(folder: Path) -> Volume:
@@ -60,12 +56,6 @@ def read_dicom(folder: Path) -> Volume:
     return volume(np.stack(slices).transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, folder)
 
 
-def dicom_size(folder: Path) -> tuple[int, int]:
-    """Rows and columns of a series, from one header."""
-    header = _header(reader("pydicom"), slices_in(folder)[0])
-    return int(header.Rows), int(header.Columns)
-
-
 def _has_magic(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(132)[128:] == _MAGIC
@@ -97,7 +87,7 @@ def _read(pydicom, path: Path, **options):
         return pydicom.dcmread(path, **options)
     except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
         raise UserError(
-            f"{path}: a complete DICOM file is needed. Received: {_line(error)}. It is damaged: get it again."
+            f"{path}: a complete DICOM file is needed. Received: {first_line(error)}. It is damaged: get it again."
         ) from error
 
 
@@ -106,13 +96,13 @@ def _values(pydicom, path: Path) -> np.ndarray:
     try:
         return pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset).astype("float32")
     except NotImplementedError as error:
-        raise UserError(f"{path}: its compression can't be read. Received: {_line(error)}.") from error
+        raise UserError(f"{path}: its compression can't be read. Received: {first_line(error)}.") from error
     except (AttributeError, ValueError, KeyError, EOFError, OSError, RuntimeError, TypeError) as error:
         compressed = dataset.file_meta.get("TransferSyntaxUID")
         hint = "It is truncated or damaged: get it again."
         if compressed is not None and compressed.is_compressed:
             hint = f"It is compressed ({compressed.name}): pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg."
-        raise UserError(f"{path}: the pixels can't be read. Received: {_line(error)}. {hint}") from error
+        raise UserError(f"{path}: the pixels can't be read. Received: {first_line(error)}. {hint}") from error
 
 
 def _require_one_series(folder: Path, paths: list[Path], headers: list) -> None:
@@ -152,7 +142,3 @@ def _step(folder: Path, paths: list[Path], places: np.ndarray, header) -> float:
             f" {paths[bad[0] + 1].name}, {usual:.4g} mm elsewhere. A slice is missing: complete the series."
         )
     return usual
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -27,7 +27,7 @@ class DiskRows:
 
     def __init__(self, shape: tuple[int, ...], dtype: str):
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the array is
         self._count = 0
 
     def __len__(self) -> int:

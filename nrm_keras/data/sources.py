@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nrm_keras import registry
-from nrm_keras.data import files, tfds
+from nrm_keras.data import files, medical, pairs, tfds
 from nrm_keras.data.examples import Examples, Split, holdout, limited, require_disjoint
 from nrm_keras.errors import UserError
 
@@ -25,8 +25,8 @@ def require(data) -> None:
     Raises:
         UserError: it is not.
     """
-    if data.source in ("npz", "folder") and find(data) is None:
-        what = "an .npz file" if data.source == "npz" else "a folder of images"
+    if data.source in _OWN and find(data) is None:
+        what = _OWN[data.source]
         raise UserError(f"data.path: the source {data.source} needs {what}. Received: {data.path}, which is none.")
 
 
@@ -70,7 +70,13 @@ _BUILTIN = {
     "cifar10": tfds.Cifar10,
     "npz": files.Npz,
     "folder": files.Folder,
+    "brain": medical.Brain,
+    "tissue": medical.Tissue,
+    "pairs": pairs.Pairs,
 }
+
+
+_OWN = {"npz": "an .npz file", "folder": "a folder of images", "pairs": "a folder of images and masks"}
 
 
 def _source(data):

@@ -11,8 +11,6 @@ import numpy as np
 
 from nrm_keras.errors import UserError
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-
 
 class Volume(NamedTuple):
     """A volume as axial slices.
@@ -69,18 +67,9 @@ def read_nifti(path: Path, mask: bool = False) -> Volume:
         values = image.get_fdata(dtype="float32", caching="unchanged") if scaled else np.asanyarray(proxy)
     except (*unreadable, OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(
-            f"{path}: a complete NIfTI file is needed. Received: {_line(error)}. It is truncated or damaged: get it again."
+            f"{path}: a complete NIfTI file is needed. Received: {first_line(error)}. It is truncated or damaged: get it again."
         ) from error
     return volume(values.reshape(_three(values.shape)), affine, path, mask)
-
-
-def nifti_size(path: Path) -> tuple[int, int, int]:
-    """Depth, height and width of a NIfTI file, from its header alone."""
-    nibabel = reader("nibabel")
-    image = nibabel.load(path)
-    _require_volume(image, path)
-    order = nibabel.io_orientation(image.affine)[:, 0].astype(int)
-    return tuple(_three(image.shape)[axis] for axis in np.argsort(order)[::-1])
 
 
 def volume(values: np.ndarray, affine: np.ndarray, path: Path, mask: bool = False) -> Volume:
@@ -100,6 +89,11 @@ def volume(values: np.ndarray, affine: np.ndarray, path: Path, mask: bool = Fals
     affine = affine @ nibabel.orientations.inv_ornt_aff(turns, values.shape)
     canonical = nibabel.apply_orientation(values, turns)
     return Volume(canonical.transpose()[:, ::-1, :], affine, path)
+
+
+def first_line(error: Exception) -> str:
+    """What a library said, for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def require_same_grid(image: Volume, mask: Volume) -> None:
@@ -163,7 +157,3 @@ def _checked(values: np.ndarray, path: Path, mask: bool) -> np.ndarray:
 
 def _size(volume: Volume) -> str:
     return "x".join(map(str, volume.values.shape))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

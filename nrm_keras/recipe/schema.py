@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, model_validator
 from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
-from nrm_keras.recipe.sections.data import Cifar10, CustomData, Digits, FashionMnist, Folder, Npz
+from nrm_keras.recipe.sections.data import Brain, Cifar10, CustomData, Digits, FashionMnist, Folder, Npz, Pairs, Tissue
 from nrm_keras.recipe.sections.models import Mlp, Resnet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
@@ -47,7 +47,7 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, by="source"),
+    "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, Brain, Tissue, Pairs, by="source"),
     "model": _by_name(Mlp, Resnet),
     "norm": _by_name(
         NoNorm, BatchNorm, LayerNorm, SampleNorm, GroupNorm, InstanceNorm, RmsNorm, SwitchableNorm, AdaptiveNorm
