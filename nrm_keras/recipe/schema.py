@@ -14,6 +14,7 @@ from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
 from nrm_keras.recipe.sections.data import (
+    Brain,
     Cifar10,
     Cifar100,
     ColorectalHistology,
@@ -24,7 +25,9 @@ from nrm_keras.recipe.sections.data import (
     Malaria,
     Mnist5k,
     Npz,
+    Pairs,
     PatchCamelyon,
+    Tissue,
 )
 from nrm_keras.recipe.sections.models import Mlp, Resnet
 from nrm_keras.recipe.sections.norms import (
@@ -76,8 +79,11 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
         ImdbReviews,
         AgNewsSubset,
         TextFile,
+        Brain,
+        Tissue,
         Npz,
         Folder,
+        Pairs,
         by="source",
     ),
     "model": _by_name(Mlp, Resnet),
