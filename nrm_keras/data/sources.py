@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nrm_keras import registry
-from nrm_keras.data import files, images, medical, pairs, texts
+from nrm_keras.data import files, genomics, images, medical, nuclei, pairs, tables, texts
 from nrm_keras.data.examples import Examples, limited, require_disjoint
 from nrm_keras.data.source import Source, is_own
 from nrm_keras.errors import UserError
@@ -88,6 +88,10 @@ SOURCES: dict[str, type[Source]] = {
         texts.TextFile,
         medical.Brain,
         medical.Tissue,
+        tables.BreastCancer,
+        genomics.Pbmc68k,
+        genomics.BladderBatch,
+        nuclei.Nuclei,
         files.Npz,
         files.Folder,
         pairs.Pairs,

@@ -30,6 +30,9 @@ METRICS_OF_TASK = {
 }
 _BUILT_IN_METRICS = {name for names in METRICS_OF_TASK.values() for name in names}
 
+# sources of which validation examples are always split off
+_SPLIT_BY_SHARE = ("digits", "fashion_mnist", "cifar10", "breast_cancer", "pbmc68k", "bladderbatch", "nuclei")
+
 _rules: list[tuple[frozenset[str], Rule]] = []
 
 
@@ -295,13 +298,13 @@ def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("data")
-def _digits_shares(recipe: Recipe) -> Iterator[Problem]:
+def _shares_leave_some(recipe: Recipe) -> Iterator[Problem]:
     data = recipe.data
-    if data.source == "digits" and data.validation + data.test >= 1:
+    if data.source in ("digits", "breast_cancer", "nuclei") and data.validation + data.test >= 1:
         yield (
             "data.validation",
             (
-                f"validation and test are shares of all digits and must leave some to train on: together below 1."
+                f"validation and test are shares of all examples and must leave some to train on: together below 1."
                 f" Received: {data.validation:g} + {data.test:g}. Lower one of them."
             ),
         )
@@ -336,6 +339,13 @@ def _pairs_options(recipe: Recipe) -> Iterator[Problem]:
                 f" {data.patient!r}. Write the others as (?:...)."
             ),
         )
+
+
+@_reads("data")
+def _fold_exists(recipe: Recipe) -> Iterator[Problem]:
+    data = recipe.data
+    if data.source == "pbmc68k" and data.fold is not None and data.fold >= data.folds:
+        yield "data.fold", f"folds are numbered from 0 to {data.folds - 1}. Received: {data.fold}. Use one of these."
 
 
 @_reads("train")
@@ -377,7 +387,7 @@ def _monitors(recipe: Recipe) -> Iterator[Problem]:
         for path, section in _sections(recipe, "callbacks")
         if section.type in ("early_stopping", "reduce_lr_on_plateau")
     ]
-    no_validation = recipe.data.validation == 0 and recipe.data.source in ("digits", "fashion_mnist", "cifar10")
+    no_validation = recipe.data.validation == 0 and recipe.data.source in _SPLIT_BY_SHARE
     for path, monitor in watched:
         if no_validation and monitor.startswith("val_"):
             keep = "train.keep: last" if path.startswith("train") else "a monitor without val_"

@@ -14,7 +14,9 @@ from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
 from nrm_keras.recipe.sections.data import (
+    BladderBatch,
     Brain,
+    BreastCancer,
     Cifar10,
     Cifar100,
     ColorectalHistology,
@@ -25,8 +27,10 @@ from nrm_keras.recipe.sections.data import (
     Malaria,
     Mnist5k,
     Npz,
+    Nuclei,
     Pairs,
     PatchCamelyon,
+    Pbmc68k,
     Tissue,
 )
 from nrm_keras.recipe.sections.models import Mlp, Resnet
@@ -81,6 +85,10 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
         TextFile,
         Brain,
         Tissue,
+        BreastCancer,
+        Pbmc68k,
+        BladderBatch,
+        Nuclei,
         Npz,
         Folder,
         Pairs,

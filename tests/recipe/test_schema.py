@@ -90,7 +90,7 @@ def problems_of(write, text):
         ("train: {jit: true, deterministic: true}", "train.jit: TensorFlow has no XLA with deterministic: true. Received: jit: true."),
         ("train: {replicas: 3, strategy: mirrored}", "data.batch_size: batch_size is over all replicas together and must be a multiple of train.replicas, 3. Received: 32. Use 30."),
         ("train: {freeze_normalizers: true}", "train.freeze_normalizers: frozen normalizers keep what init_from brought."),
-        ("data: {source: digits, validation: 0.5, test: 0.5}", "data.validation: validation and test are shares of all digits"),
+        ("data: {source: digits, validation: 0.5, test: 0.5}", "data.validation: validation and test are shares of all examples"),
         ("data: {source: digits, validation: 0}", "train.monitor: val_accuracy needs validation examples, and digits has no such split of its own."),
         ("data: {source: digits, validation: 0}\ntrain: {keep: last}\ncallbacks: [{type: early_stopping}]", "callbacks.0.monitor: val_loss needs validation examples"),
         ("train: {metrics: [accuracy, accuracy]}", "train.metrics: a metric is listed once."),
