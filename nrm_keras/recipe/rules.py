@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -368,6 +369,37 @@ def _shares_leave_some(recipe: Recipe) -> Iterator[Problem]:
             (
                 f"validation and test are shares of all examples and must leave some to train on: together below 1."
                 f" Received: {data.validation:g} + {data.test:g}. Lower one of them."
+            ),
+        )
+
+
+@_reads("data")
+def _pairs_options(recipe: Recipe) -> Iterator[Problem]:
+    data = recipe.data
+    if data.source != "pairs":
+        return
+    if len(set(data.classes)) < len(data.classes):
+        yield "data.classes", f"a class is named once. Received: {shown(data.classes)}. Rename or remove one."
+    values = data.mask_values
+    if values is not None and len({*values}) != len(data.classes):
+        yield (
+            "data.mask_values",
+            (
+                f"one distinct value for each of the {len(data.classes)} classes, in their order."
+                f" Received: {shown(values)}. Correct data.mask_values or data.classes."
+            ),
+        )
+    try:
+        groups = None if data.patient is None else re.compile(data.patient).groups
+    except re.error as error:
+        yield "data.patient", f"a regular expression. Received: {data.patient!r}: {error}. Correct it."
+        return
+    if groups not in (None, 1):
+        yield (
+            "data.patient",
+            (
+                f"a regular expression with one group in parentheses, the patient. Received: {groups} groups in"
+                f" {data.patient!r}. Write the others as (?:...)."
             ),
         )
 
