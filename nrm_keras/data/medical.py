@@ -95,11 +95,11 @@ class Tissue(_OneVolume):
     """Brain tissue: which voxels of an average brain are grey matter, white matter or others (Fonov et al. 2011)."""
 
     name = "tissue"
-    what = "T1 MRI of an average brain, 144 axial slices, 4 classes of tissue"
+    what = "T1 MRI of an average brain, 142 axial slices, 4 classes of tissue"
     size = "5 MB (package: 12 MB)"
     licence = "BSD-3-Clause (nilearn); the template's is stated as unknown"
     classes = ("background", "fluid and others", "grey matter", "white matter")
-    size_in_voxels = (144, 233, 197)
+    size_in_voxels = (142, 233, 197)
     caveat = (
         "A template, the average of 152 brains, in training and test: smoother than any patient, and intensity alone tells most"
         " of it. The score shows that the code learns, and nothing clinical."
@@ -160,7 +160,9 @@ def _examples(images: np.ndarray, labels: np.ndarray, runs: list[range], data, t
         parts = [part for run in runs for part in patches(values[run.start : run.stop], data.patch, stride)]
         return np.stack(parts) if parts else np.empty((0, *data.patch), values.dtype)
 
-    return Split(cut(images)[..., None], cut(labels))
+    inputs, masks = cut(images), cut(labels)
+    shown = inputs.min((1, 2, 3)) < inputs.max((1, 2, 3))  # others are empty space, and all the same
+    return Split(inputs[shown][..., None], masks[shown])
 
 
 def _in_blocks(values: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
@@ -183,9 +185,11 @@ def _majority(labels: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
 
 def _note(runs: dict[str, list[range]], inside: range, data) -> str:
     kept = {name: sum(map(len, parts)) for name, parts in runs.items()}
-    every = max((run.stop for parts in runs.values() for run in parts), default=0)
+    every = max(run.stop for parts in runs.values() for run in parts)
+    made = f", {every} after downsampling," if data.downsample > 1 and data.patch else ""
+    empty = " Patches of empty space are left out." if data.patch else ""
     return (
-        f"Axial slices {inside.start} to {inside.stop - 1} of the volume in blocks: {kept['train']} for training,"
+        f"Axial slices {inside.start} to {inside.stop - 1} of the volume{made} in blocks: {kept['train']} for training,"
         f" {kept['validation']} for validation, {kept['test']} for the test; {every - sum(kept.values())} between blocks of"
-        f" different splits are dropped, {data.gap} at each border. What is held out lies between training blocks."
+        f" different splits are dropped, {data.gap} at each border. What is held out lies between training blocks.{empty}"
     )
