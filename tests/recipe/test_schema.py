@@ -48,7 +48,7 @@ def problems_of(write, text):
         ("data: {source: digits, test: 1}", "data.test: must be less than 1. Received: 1."),
         ("data: {source: digits, test: .nan}", "data.test: must be less than 1. Received: nan."),
         ("data: {source: digits, augment: crop}", "data.augment: must be a list. Received: 'crop'. Write [crop]."),
-        ("data: {source: digits, augment: [corp]}", "data.augment.0: must be one of crop, flip. Received: 'corp'. Did you mean 'crop'?"),
+        ("data: {source: digits, augment: [corp]}", "data.augment.0: must be one of crop, flip, drop_words. Received: 'corp'. Did you mean 'crop'?"),
         ("data: {source: folder, path: x, image_size: [3]}", "data.image_size: must be a longer list than 1. Received: [3]."),
         ("data: {source: folder, path: x, image_size: [3, 3, 3]}", "data.image_size: must be a list of at most 2."),
         ("optimizer: {type: sgd, learning_rate: .inf}", "optimizer.learning_rate: must be a finite number. Received: inf."),

@@ -11,7 +11,9 @@ from nrm_keras.recipe.sections.base import Fraction, Name, NonNegativeInt, Posit
 
 class Data(Section):
     batch_size: PositiveInt = Field(32, description="examples per training step, over all replicas together")
-    augment: tuple[Literal["crop", "flip"], ...] = Field((), description="random transformations of training images")
+    augment: tuple[Literal["crop", "flip", "drop_words"], ...] = Field(
+        (), description="random changes of training examples: crop and flip for images, drop_words for text"
+    )
     validation: Fraction = Field(
         0.1, description="share of the training examples held out where the source has no split"
     )
