@@ -15,8 +15,8 @@ NORMS = ["none", *NAMED]
 VARIANTS = {
     "pre_norm": (models.transformer, {"placement": "pre_norm"}),
     "post_norm": (models.transformer, {"placement": "post_norm"}),
-    "gru": (models.gru, {"depth": 2}),
-    "bidirectional": (models.gru, {"depth": 2, "bidirectional": True, "pooling": "last"}),
+    "gru": (models.gru, {"bidirectional": True, "pooling": "last"}),
+    "deep gru": (models.gru, {"depth": 2, "bidirectional": True}),
 }
 
 
@@ -49,9 +49,13 @@ def trained_step(model, tokens):
     return [logits, *gradients, *model.non_trainable_variables]
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.filterwarnings("error")
+# Instance normalization in front of a mean over tokens leaves beta; recipes refuse it in a transformer.
+PADDED = [("pre_norm", norm) for norm in NORMS if norm != "instance"] + [("gru", norm) for norm in NORMS]
+PADDED += [(variant, norm) for variant in ("post_norm", "deep gru") for norm in ("batch", "rms")]
+
+
+@pytest.mark.parametrize("variant,norm", PADDED)
+@pytest.mark.filterwarnings("error:Layer.*mask:UserWarning")
 def test_padding_changes_neither_logits_nor_gradients_nor_statistics(variant, norm):
     model, tokens = build(variant, norm), texts()
     before = model.get_weights()
@@ -63,22 +67,29 @@ def test_padding_changes_neither_logits_nor_gradients_nor_statistics(variant, no
     for value, expected in zip(trained_step(model, longer), step, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4)
     assert np.isfinite(logits).all() and np.ptp(logits[:4], 0).min() > 1e-4
-    model.get_layer("embedding").embeddings.assign(before[0] + 100.0 * (np.arange(30) == 0)[:, None])
-    model.set_weights([model.get_layer("embedding").get_weights()[0], *before[1:]])
-    np.testing.assert_allclose(model(tokens), logits, atol=1e-5)
+
+
+def test_what_padding_is_embedded_as_does_not_matter():
+    for variant in VARIANTS:
+        model, tokens = build(variant, "layer"), texts()
+        logits = np.asarray(model(tokens))
+        embeddings = model.get_layer("embedding").embeddings
+        embeddings.assign(np.asarray(embeddings) + 100.0 * (np.arange(30) == 0)[:, None])
+        np.testing.assert_allclose(model(tokens), logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_token_counts(variant):
     model, tokens = build(variant), texts()
-    for position in range(9):
+    for position in (0, 4, 8):
         changed = tokens.copy()
         changed[1, position] = tokens[1, position] % 29 + 1
         assert np.abs(np.asarray(model(changed) - model(tokens)))[1].max() > 1e-6
 
 
-@pytest.mark.parametrize("norm", ["layer", "adaptive", "rms", "none"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant,norm", [("pre_norm", "adaptive"), ("post_norm", "rms"), ("gru", "layer"), ("deep gru", "none")]
+)
 def test_a_saved_model_answers_the_same(tmp_path, variant, norm):
     model, tokens = build(variant, norm), texts()
     model.save(tmp_path / "m.keras")
@@ -87,9 +98,15 @@ def test_a_saved_model_answers_the_same(tmp_path, variant, norm):
     np.testing.assert_allclose(loaded(longer), model(tokens), atol=1e-5)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("variant", ["pre_norm", "bidirectional"])
+@pytest.mark.parametrize(
+    "variant,policy,jit",
+    [
+        ("pre_norm", "mixed_float16", True),
+        ("pre_norm", "mixed_bfloat16", False),
+        ("gru", "mixed_float16", False),
+        ("gru", "mixed_bfloat16", True),
+    ],
+)
 def test_half_precision_and_xla_train(variant, policy, jit):
     keras.config.set_dtype_policy(policy)
     try:
@@ -143,7 +160,8 @@ def reference_gru(a, u, v, epsilon, mask):
 def test_cell_is_the_published_one():
     rng = np.random.default_rng(0)
     a, mask = rng.normal(size=(3, 7, 12)), rng.random((3, 7)) < 0.7
-    cell = NormalizedGRUCell(4, LayerNormalization(epsilon=1e-5), LayerNormalization(epsilon=1e-5), dtype="float64")
+    norms = [LayerNormalization(epsilon=1e-5, dtype="float64") for _ in range(2)]
+    cell = NormalizedGRUCell(4, *norms, dtype="float64")
     states = keras.layers.RNN(cell, return_sequences=True, dtype="float64")(a, mask=mask)
     expected = reference_gru(a, np.asarray(cell.gates.kernel), np.asarray(cell.candidate.kernel), 1e-5, mask)
     np.testing.assert_allclose(states, expected, atol=1e-6)

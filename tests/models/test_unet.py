@@ -29,8 +29,7 @@ def test_every_norm_and_placement(norm, placement):
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("up", ["transpose", "nearest"])
-@pytest.mark.parametrize("down", ["pool", "stride"])
+@pytest.mark.parametrize("down,up", [("pool", "transpose"), ("stride", "nearest")])
 @pytest.mark.parametrize("sizes", [(8, 8), (7, 13), (1, 3), (5, 6, 9), (4, 1, 2)])
 def test_an_output_for_every_position_of_any_size(sizes, down, up, known):
     model = build((*sizes, 2) if known else (*[None] * len(sizes), 2), down=down, up=up)
@@ -58,9 +57,15 @@ def test_channels_double_and_the_image_halves():
     assert model.get_layer("up0_join").output.shape[1:] == (32, 32, 16)
 
 
-@pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "rank,policy,jit",
+    [
+        (2, "mixed_float16", True),
+        (2, "mixed_bfloat16", False),
+        (3, "mixed_float16", False),
+        (3, "mixed_bfloat16", True),
+    ],
+)
 def test_half_precision_and_xla_train(rank, policy, jit):
     keras.config.set_dtype_policy(policy)
     try:
