@@ -172,6 +172,18 @@ def _one_value_per_statistic(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("model", "norm")
+def _mean_of_normalized_tokens(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.model.type == "transformer" and recipe.norm.type == "instance":
+        yield (
+            "norm.type",
+            (
+                "instance normalization makes the mean over a text's tokens the same for every text, and that mean is what a"
+                " transformer hands on. Received: instance. Use layer or rms."
+            ),
+        )
+
+
+@_reads("model", "norm")
 def _one_value_per_statistic_of_a_step(recipe: Recipe) -> Iterator[Problem]:
     """Inside of a recurrence a step has no positions: a group of one channel would be normalized to 0."""
     model, norm = recipe.model, recipe.norm
