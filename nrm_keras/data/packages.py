@@ -214,7 +214,7 @@ class PackagedSource(Source):
         received = {pattern: _checksum(root, pattern) for pattern in cls.package.files}
         if missing := [pattern for pattern, value in received.items() if value is None]:
             raise UserError(
-                f"{source}: {cls.name} is made from {', '.join(cls.package.files)}. Missing: {', '.join(missing)}."
+                f"{source}: {cls.name} is made from files of {cls.package}. Missing: {', '.join(missing)}."
                 f" They are in what this fetches: {cls.package.by_hand()}"
             )
         other = [pattern for pattern, value in received.items() if value != cls.package.files[pattern]]

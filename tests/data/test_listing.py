@@ -62,7 +62,7 @@ def test_a_users_own_data_has_no_mock_and_is_not_prepared():
     data = schema.Npz(source="npz", path="none.npz")
     with pytest.raises(UserError, match=r"needs an .npz file. Received: none.npz"):
         sources.mock(data, 3)
-    with pytest.raises(UserError, match="data prepare takes one of digits, .*Received: npz"):
+    with pytest.raises(UserError, match="data prepare is for public data sets. Received: npz. Set data.path"):
         listing.prepare("npz")
 
 
@@ -74,5 +74,6 @@ def test_data_ls_and_data_prepare(capsys):
     assert all(part in spam for part in ("1,896 spam", " no ", "20 MB", "PDDL and CC0", "npm package"))
     assert main(["data", "prepare", "digits", "breast_cancer"]) == 0
     assert capsys.readouterr().out.count("is ready: scikit-learn brings it") == 2
-    assert main(["data", "prepare", "spm"]) == 2
-    assert "Did you mean 'spam'?" in capsys.readouterr().err
+    assert main(["data", "prepare", "spm", "digits"]) == 2
+    said = capsys.readouterr()
+    assert "Did you mean 'spam'?" in said.err and "digits is ready" in said.out  # the others are tried all the same
