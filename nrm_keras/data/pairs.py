@@ -96,17 +96,18 @@ def _read(cases, shape: tuple[int, ...], dtype: str, data, limit: int | None, sp
     from rich.console import Console
     from rich.progress import track
 
-    inputs, labels = DiskRows(shape, dtype), DiskRows(shape[:-1], "uint8")
     groups = []
     console = Console(stderr=True)
-    for case in track(cases, f"reading {split}", console=console, transient=True, disable=not console.is_terminal):
-        if limit and len(inputs) >= limit:
-            break
-        images, masks = _examples(case, data)
-        inputs.append(images)
-        labels.append(masks)
-        groups += [case.patient] * len(images)
-    return Split(inputs.array(), labels.array(), np.array(groups, str))
+    shown = track(cases, f"reading {split}", console=console, transient=True, disable=not console.is_terminal)
+    with DiskRows(shape, dtype) as inputs, DiskRows(shape[:-1], "uint8") as labels:
+        for case in shown:
+            if limit and len(inputs) >= limit:
+                break
+            images, masks = _examples(case, data)
+            inputs.append(images)
+            labels.append(masks)
+            groups += [case.patient] * len(images)
+        return Split(inputs.array(), labels.array(), np.array(groups, str))
 
 
 def _examples(case: Case, data) -> tuple[np.ndarray, np.ndarray]:

@@ -13,16 +13,15 @@ from nrm_keras.data.disk import DiskRows
 
 def test_rows_are_what_was_written():
     values = np.random.default_rng(0).normal(size=(50, 3, 4)).astype("float32")
-    rows = DiskRows((3, 4), "float32")
-    for part in np.array_split(values, 7):
-        rows.append(part)
-    array = rows.array()
-    assert isinstance(array, np.memmap) and len(rows) == 50 and (array == values).all()
-    del rows
-    assert (array[[49, 0]] == values[[49, 0]]).all()  # the array keeps the file
-    assert DiskRows((3,), "uint8").array().shape == (0, 3)
-    with pytest.raises(ValueError, match=r"Rows have the shape \(3, 4\)"):
-        DiskRows((3, 4), "float32").append(values[:, 0])
+    with DiskRows((3, 4), "float32") as rows, DiskRows((3,), "uint8") as none:
+        for part in np.array_split(values, 7):
+            rows.append(part)
+        array = rows.array()
+        assert len(rows) == 50 and none.array().shape == (0, 3)
+        with pytest.raises(ValueError, match=r"Rows have the shape \(3, 4\)"):
+            rows.append(values[:, 0])
+    assert isinstance(array, np.memmap) and (array == values).all()  # though the rows are closed
+    assert (array[[49, 0]] == values[[49, 0]]).all()
 
 
 def run(code, folder):
