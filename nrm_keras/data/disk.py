@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from typing import Self
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class DiskRows:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._count = 0
 
-    def __enter__(self) -> DiskRows:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
