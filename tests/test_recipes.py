@@ -3,7 +3,7 @@
 import pytest
 
 import nrm_keras
-from nrm_keras.data import sources, tfds
+from nrm_keras.data import images, sources, tfds
 from nrm_keras.recipe import catalog, loading
 from tests.data import cifar
 
@@ -21,7 +21,7 @@ def _tiny_cifar10(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.getbasetemp() / "tfds"))
         folder = tmp_path_factory.mktemp("cifar")
-        tfds.prepare(tfds.Cifar10, cifar.write_archive(folder), accept_checksum=True)
+        tfds.prepare(images.Cifar10, cifar.write_archive(folder), accept_checksum=True)
     yield
 
 

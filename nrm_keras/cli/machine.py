@@ -23,8 +23,9 @@ def prepare_data(arguments: argparse.Namespace) -> None:
 
     with quiet_start():
         import tensorflow  # noqa: F401  which TFDS needs
-    where = listing.prepare(arguments.name, arguments.source and Path(arguments.source), arguments.accept_checksum)
-    print(f"{arguments.name} is ready: {where}")
+    archives = arguments.source and Path(arguments.source).expanduser()
+    for name in dict.fromkeys(arguments.names):
+        print(f"{name} is ready: {listing.prepare(name, archives, arguments.accept_checksum)}", flush=True)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     from nrm_keras.data import listing
     from nrm_keras.report import doctor as examination
 
-    data = [examination.Row(name, where, what) for name, what, where in listing.rows()]
+    data = [examination.Row(name, where, what) for name, what, where, *_ in listing.rows()]
     sections = examination.doctor(arguments.timeout, more=[examination.Section("Data", data)])
     Console(width=None if sys.stdout.isatty() else 160).print(examination.render(sections))
     return 0 if examination.healthy(sections) else 1
@@ -48,12 +49,13 @@ def add(subparsers) -> None:
         verbs,
         "prepare",
         prepare_data,
-        "make a public data set ready, from archives or by a download",
+        "make public data sets ready, from archives or by a download",
         "data prepare cifar10",
         "data prepare cifar10 --from ~/Downloads/cifar-10-binary.tar.gz",
         "data prepare fashion_mnist --from folder/with/the/four/files",
+        "data prepare mnist_5k rotten_tomatoes spam",
     )
-    parser.add_argument("name", metavar="NAME", help=f"see {PROGRAM} data ls")
+    parser.add_argument("names", metavar="NAME", nargs="+", help=f"see {PROGRAM} data ls")
     parser.add_argument("--from", dest="source", metavar="PATH", help="the archive, or the folder that holds it")
     parser.add_argument(
         "--accept-checksum",

@@ -51,6 +51,7 @@ class Examples:
         shape: shape of one input as the model sees it; `()` for text.
         decode: turns one element of `inputs` (a file name) into a float32 tensor of `shape`, in TensorFlow; None where
             `inputs` holds the values themselves.
+        encode: turns the inputs of a batch into what the model takes, in TensorFlow; None leaves them as they are.
         targets: for regression the name of each target, with its unit.
         domains: the name of each domain (laboratory, site) that the training split has; none where that is unknown.
         notes: what there is to say of how the examples were made, such as how many duplicates were removed.
@@ -64,6 +65,7 @@ class Examples:
     origin: str
     shape: tuple[int, ...]
     decode: Callable | None = None
+    encode: Callable | None = None
     targets: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -75,6 +77,10 @@ class Examples:
         if self.targets:
             return "regression"
         return "segmentation" if self.train.labels.ndim > 1 else "classification"
+
+    @property
+    def is_text(self) -> bool:
+        return self.train.inputs.dtype.kind == "O"
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of every split's content: two runs with the same one saw the same examples.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nrm_keras.data.examples import Examples, Split, with_held_out
+from nrm_keras.data.source import OwnSource
 from nrm_keras.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -19,15 +20,19 @@ _MAX_CLASSES = 2**16
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 
-class Npz:
+class Npz(OwnSource):
     """`x_train, y_train[, x_val, y_val][, x_test, y_test][, classes]`, or `x, y[, classes]` to be split."""
 
-    @staticmethod
-    def find(data) -> str | None:
-        return data.path if Path(data.path).is_file() else None
+    name = "npz"
+    what = "your own NumPy archive: data.path"
+    needs = "an .npz file"
 
-    @staticmethod
-    def load(data, limit=None) -> Examples:
+    @classmethod
+    def find(cls, data=None) -> str | None:
+        return data.path if data and Path(data.path).is_file() else None
+
+    @classmethod
+    def load(cls, data, limit=None) -> Examples:
         arrays = read_arrays(Path(data.path))
         classes = _class_names(arrays["classes"], data.path) if "classes" in arrays else None
         limit = len(classes) if classes else _MAX_CLASSES
@@ -46,15 +51,19 @@ class Npz:
         return Examples(classes, **splits, origin=data.path, shape=splits["train"].inputs.shape[1:])
 
 
-class Folder:
+class Folder(OwnSource):
     """`train/CLASS/picture.png`, `validation/...`, `test/...`; or `CLASS/picture.png` to be split."""
 
-    @staticmethod
-    def find(data) -> str | None:
-        return data.path if Path(data.path).is_dir() else None
+    name = "folder"
+    what = "your own folder of images: data.path"
+    needs = "a folder of images"
 
-    @staticmethod
-    def load(data, limit=None) -> Examples:
+    @classmethod
+    def find(cls, data=None) -> str | None:
+        return data.path if data and Path(data.path).is_dir() else None
+
+    @classmethod
+    def load(cls, data, limit=None) -> Examples:
         root = Path(data.path)
         if not root.is_dir():
             raise UserError(f"{root}: the source folder needs a folder of images. Received: no such folder.")

@@ -12,7 +12,7 @@ from nrm_keras.data.dicom import read_dicom
 from nrm_keras.data.disk import DiskRows
 from nrm_keras.data.examples import Examples, Split, require_disjoint, with_held_out
 from nrm_keras.data.files import SPLIT_FOLDERS, check_images, split_folder
-from nrm_keras.data.source import Source, mock
+from nrm_keras.data.source import OwnSource, mock
 from nrm_keras.data.volumes import read_nifti, require_same_grid
 from nrm_keras.errors import UserError
 
@@ -20,7 +20,7 @@ _GREY_8_BIT, _COLOUR = ("1", "L"), ("RGB", "RGBA", "P", "LA", "PA", "CMYK", "YCb
 _FEW = 10  # test patients
 
 
-class Pairs(Source):
+class Pairs(OwnSource):
     """`images/NAME.png` with `masks/NAME.png`: pictures, NIfTI files and DICOM series.
 
     The two folders are below `train`, `validation` and `test`, or directly below `data.path` to be split by patient.
@@ -29,6 +29,7 @@ class Pairs(Source):
 
     name = "pairs"
     what = "your own images and masks: data.path"
+    needs = "a folder of images and masks"
 
     @classmethod
     def find(cls, data=None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ import tensorflow as tf
 
 from nrm_keras.data.examples import Split, limited
 from nrm_keras.errors import UserError
+
+_MOST_VALUES = 2**24  # of a sample: 128 MB as float64
 
 
 class Batches:
@@ -18,15 +21,19 @@ class Batches:
     example (or of fewer than there are replicas) joins the batch before it: one example has no batch statistics.
 
     Args:
-        split: the examples.
+        split: the examples. What is in a `numpy.memmap` is read batch by batch.
         batch_size: examples per step, over all replicas together.
         seed: of order and augmentation; None keeps the order of the split, for evaluation.
-        augment: "crop" (shift by up to an eighth of the size, zeros come in) and "flip" (left to right).
+        augment: "crop" (shift by up to an eighth of the size, zeros come in) and "flip" (left to right), of images and
+            volumes; a mask moves with its image.
         class_weights: one weight per class, multiplied onto the loss; None leaves all examples equal.
         replicas: with more than one, each step gives that many consecutive elements, one per replica.
         decode: turns an element of `split.inputs` into a tensor; None for plain arrays.
+        encode: turns the inputs of a batch into what the model takes, such as words into numbers; None leaves them.
+        domains: whether the model takes the domain of each example too.
 
-    Each element is `(x, y)` or, with class weights, `(x, y, weight)`; x and weight float32, y int32.
+    Each element is `(x, y)` or, with class weights, `(x, y, weight)`; x float32 (text: strings, or what `encode` makes),
+    y int32 or, for regression, float32, weight float32. With `domains` x is `{"inputs": x, "domain": int32}`.
 
     Raises:
         UserError: fewer examples than replicas, a batch size that the replicas can't share evenly, or augmentation of
@@ -42,6 +49,8 @@ class Batches:
         class_weights: np.ndarray | None = None,
         replicas: int = 1,
         decode=None,
+        encode=None,
+        domains: bool = False,
     ):
         if batch_size % replicas or len(split) < replicas:
             raise UserError(
@@ -55,10 +64,13 @@ class Batches:
         self.replicas = replicas
         full, rest = divmod(len(split), batch_size)
         self.steps_per_epoch = max(1, full + (rest >= max(2, replicas)))
-        self._inputs = tf.convert_to_tensor(split.inputs)
-        self._labels = tf.convert_to_tensor(split.labels)
+        self._inputs = _rows(split.inputs)
+        self._labels = _rows(split.labels)
+        self._labels_dtype = "float32" if split.labels.dtype.kind == "f" else "int32"
+        self._domains = _rows(split.domains) if domains else None
         self._class_weights = None if class_weights is None else tf.constant(class_weights, "float32")
         self._decode = decode
+        self._encode = encode
         # traced once, not once an epoch
         order, scalar = tf.TensorSpec((self.examples,), "int64"), tf.TensorSpec((), "int64")
         self._batch = tf.function(self._make_batch, autograph=False).get_concrete_function(order, *[scalar] * 3)
@@ -80,18 +92,34 @@ class Batches:
         count = stop - start
         low, high = count * replica // self.replicas, count * (replica + 1) // self.replicas
         index = order[start + low : start + high]
-        x, y = tf.gather(self._inputs, index), tf.gather(self._labels, index)
+        x, y = self._inputs(index), tf.cast(self._labels(index), self._labels_dtype)
         if self._decode is not None:
             x = tf.map_fn(self._decode, x, fn_output_signature="float32")
-        if self.augment and x.shape.rank != 4:
+        x, y = self._augmented(x, y, lambda name, numbers: self._uniform(name, epoch, step, count, numbers)[low:high])
+        if self._encode is not None:
+            x = self._encode(x)
+        elif x.dtype != tf.string:
+            x = tf.cast(x, "float32")  # last: bytes are a quarter to move
+        weights = () if self._class_weights is None else (tf.gather(self._class_weights, y),)
+        if self._domains is not None:
+            x = {"inputs": x, "domain": tf.cast(self._domains(index), "int32")}
+        return (x, y, *weights)
+
+    def _augmented(self, x, y, uniform):
+        """The images, and their masks with them, after what `augment` lists; `uniform` makes the random numbers."""
+        if not self.augment:
+            return x, y
+        if x.shape.rank not in (4, 5):
             raise UserError(
-                f"data.augment is for images of shape (height, width, channels)."
+                f"data.augment is for images of shape (height, width, channels) and volumes (depth, height, width, channels)."
                 f" Received: {', '.join(self.augment)} for examples of shape {tuple(x.shape[1:])}. Set data.augment=[]."
             )
+        has_mask = y.shape.rank == x.shape.rank - 1
         for name in self.augment:
-            x = _AUGMENT[name](x, self._uniform(name, epoch, step, count)[low:high])
-        x = tf.cast(x, "float32")  # last: bytes are a quarter to move
-        return (x, y) if self._class_weights is None else (x, y, tf.gather(self._class_weights, y))
+            numbers = uniform(name, x.shape.rank - 2)
+            x = _AUGMENT[name](x, numbers)
+            y = _AUGMENT[name](y[..., None], numbers)[..., 0] if has_mask else y
+        return x, y
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.seed is None:
@@ -99,26 +127,44 @@ class Batches:
         # not tf.random.experimental.index_shuffle: its orders of two epochs correlate by 0.8
         return np.random.default_rng((self.seed, epoch)).permutation(self.examples)
 
-    def _uniform(self, name, epoch, step, count):
-        """Two random numbers in [0, 1) per example of the whole batch, however many replicas share it."""
+    def _uniform(self, name, epoch, step, count, numbers):
+        """Random numbers in [0, 1) for each example of the whole batch, however many replicas share it."""
         # each kind of augmentation has random numbers of its own
         stream = tf.constant(self.seed * len(_AUGMENT) + list(_AUGMENT).index(name), "int64")
         key = tf.stack([stream, epoch * self.steps_per_epoch + step])
-        return tf.random.stateless_uniform(tf.stack([count, 2]), key)
+        return tf.random.stateless_uniform(tf.stack([count, numbers]), key)
+
+
+def _rows(array: np.ndarray):
+    """A function from indices to those rows of the array."""
+    if not isinstance(array, np.memmap):
+        array = tf.convert_to_tensor(array)
+        return lambda index: tf.gather(array, index)
+
+    def gather(index):
+        rows = tf.numpy_function(
+            lambda index: np.asarray(array[index]), [index], tf.as_dtype(array.dtype), stateful=False
+        )
+        return tf.ensure_shape(rows, (None, *array.shape[1:]))
+
+    return gather
 
 
 def _crop(images, uniform):
     """Shifts each image by up to an eighth of its size; what comes in is zero, as in He et al. 2015 (section 4.2)."""
-    height, width = images.shape[1:3]
-    padding = (max(1, height // 8), max(1, width // 8))
+    sizes = images.shape[1:-1]
+    padding = [max(1, size // 8) for size in sizes]
     shifts = tf.cast(uniform * (2.0 * tf.constant(padding, "float32") + 1.0), "int32")
-    images = tf.pad(images, [[0, 0], [padding[0]] * 2, [padding[1]] * 2, [0, 0]])
-    images = tf.gather(images, shifts[:, :1] + tf.range(height), axis=1, batch_dims=1)
-    return tf.gather(images, shifts[:, 1:] + tf.range(width), axis=2, batch_dims=1)
+    images = tf.pad(images, [[0, 0], *([width] * 2 for width in padding), [0, 0]])
+    for axis, size in enumerate(sizes):
+        images = tf.gather(images, shifts[:, axis, None] + tf.range(size), axis=1 + axis, batch_dims=1)
+    return images
 
 
 def _flip(images, uniform):
-    return tf.where(uniform[:, :1, None, None] < 0.5, images[:, :, ::-1], images)
+    """Mirrors every second image along its last axis of positions."""
+    mirrored = tf.reverse(images, [images.shape.rank - 2])
+    return tf.where(tf.reshape(uniform[:, 0] < 0.5, [-1, *[1] * (images.shape.rank - 1)]), mirrored, images)
 
 
 _AUGMENT = {"crop": _crop, "flip": _flip}
@@ -126,10 +172,16 @@ _AUGMENT = {"crop": _crop, "flip": _flip}
 
 def standardization(split: Split, decode=None, sample: int = 4096) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance (float64) of each channel, over at most `sample` random examples and their positions."""
-    inputs = limited(split, sample).inputs
+    fits = max(1, _MOST_VALUES // math.prod(split.inputs.shape[1:]))
+    inputs = limited(split, min(sample, fits)).inputs
     if decode is not None:
         inputs = np.stack([decode(path).numpy() for path in inputs])
-    axes = tuple(range(inputs.ndim - 1))
-    mean = inputs.mean(axes, dtype="float64")
-    variance = np.square(inputs - mean).mean(axes)
+    return moments(np.asarray(inputs))
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (float64) of each channel, the last axis; where it does not vary the variance is 1."""
+    axes = tuple(range(values.ndim - 1))
+    mean = values.mean(axes, dtype="float64")
+    variance = np.square(values - mean).mean(axes)
     return mean, np.where(variance > 0, variance, 1.0)

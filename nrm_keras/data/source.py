@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nrm_keras.data.examples import Examples, Split
+from nrm_keras.errors import UserError
 
 
 class Source:
@@ -58,6 +59,30 @@ class Source:
     def mock(cls, data, count: int) -> Examples:
         """`count` random examples a split, of the shape and with the classes of the real ones, for smoke runs without them."""
         raise NotImplementedError
+
+
+class OwnSource(Source):
+    """A user's own data, which the recipe names in `data.path`.
+
+    Attributes:
+        needs: what `data.path` has to be, in words.
+    """
+
+    where_from = "you"
+    needs = ""
+
+    @classmethod
+    def prepare(cls, archives=None, accept_checksum=False):
+        raise UserError(f"data prepare is for public data sets. Received: {cls.name}. Set data.path in a recipe.")
+
+    @classmethod
+    def mock(cls, data, count):
+        raise UserError(f"data.path: the source {cls.name} needs {cls.needs}. Received: {data.path}, which is none.")
+
+
+def is_own(source) -> bool:
+    """Whether a source (a class, or what a user registered) is a user's own data."""
+    return isinstance(source, type) and issubclass(source, OwnSource)
 
 
 def mock_images(shape: tuple[int, ...], classes: tuple[str, ...], count: int) -> Examples:

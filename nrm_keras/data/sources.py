@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nrm_keras import registry
-from nrm_keras.data import files, medical, pairs, tfds
-from nrm_keras.data.examples import Examples, Split, holdout, limited, require_disjoint
+from nrm_keras.data import files, genomics, images, medical, nuclei, pairs, tables, texts
+from nrm_keras.data.examples import Examples, limited, require_disjoint
+from nrm_keras.data.source import Source, is_own
 from nrm_keras.errors import UserError
 
 
@@ -25,18 +26,24 @@ def require(data) -> None:
     Raises:
         UserError: it is not.
     """
-    if data.source in _OWN and find(data) is None:
-        what = _OWN[data.source]
-        raise UserError(f"data.path: the source {data.source} needs {what}. Received: {data.path}, which is none.")
+    source = _source(data)
+    if is_own(source) and source.find(data) is None:
+        raise UserError(
+            f"data.path: the source {data.source} needs {source.needs}. Received: {data.path}, which is none."
+        )
 
 
-def load(data, limit: int | None = None) -> Examples:
+def load(data, limit: int | None = None, seed: int = 0) -> Examples:
     """Loads the data of a recipe's `data` section; with `limit`, at most so many examples of each split.
+
+    Args:
+        seed: of the training. Where `data.fold` is left open it chooses the fold, so that several seeds cross-validate.
 
     Raises:
         UserError: the data is not here or not what the recipe says; lists what was tried and what would supply it.
     """
     source = _source(data)
+    data = with_fold(data, seed)
     examples = source.load(data, limit) if hasattr(source, "load") else source(data)
     require_disjoint(examples)
     limits = {"train": min(filter(None, (data.limit, limit)), default=None), "validation": limit, "test": limit}
@@ -46,38 +53,51 @@ def load(data, limit: int | None = None) -> Examples:
     return examples
 
 
-class _Digits:
-    """scikit-learn's digits: 1,797 pictures of 8x8 pixels, values 0 to 16 (Alpaydin & Kaynak 1998)."""
-
-    @staticmethod
-    def find(data) -> str:
-        return "scikit-learn"
-
-    @staticmethod
-    def load(data, limit=None) -> Examples:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        images = digits.images.astype("uint8")[..., None]
-        rest, test = holdout(Split(images, digits.target.astype("int32")), data.test, data.split_seed)
-        train, validation = holdout(rest, data.validation / (1 - data.test), data.split_seed)
-        return Examples(tuple("0123456789"), train, validation, test, "scikit-learn", (8, 8, 1))
+def with_fold(data, seed: int):
+    """The section with the fold that a training with this seed holds out, where it has folds and names none."""
+    if getattr(data, "fold", 0) is None:
+        return data.model_copy(update={"fold": seed % data.folds})
+    return data
 
 
-_BUILTIN = {
-    "digits": _Digits,
-    "fashion_mnist": tfds.FashionMnist,
-    "cifar10": tfds.Cifar10,
-    "npz": files.Npz,
-    "folder": files.Folder,
-    "brain": medical.Brain,
-    "tissue": medical.Tissue,
-    "pairs": pairs.Pairs,
+def mock(data, count: int) -> Examples:
+    """Random examples of the same shape and classes, for smoke runs on a machine without the data.
+
+    Raises:
+        UserError: only the data itself knows its shape.
+    """
+    return _source(data).mock(with_fold(data, 0), count)
+
+
+SOURCES: dict[str, type[Source]] = {
+    source.name: source
+    for source in (
+        images.Digits,
+        images.Mnist5k,
+        images.FashionMnist,
+        images.Cifar10,
+        images.Cifar100,
+        images.PatchCamelyon,
+        images.ColorectalHistology,
+        images.Malaria,
+        texts.RottenTomatoes,
+        texts.ImdbHalf,
+        texts.Spam,
+        texts.ImdbReviews,
+        texts.AgNewsSubset,
+        texts.TextFile,
+        medical.Brain,
+        medical.Tissue,
+        tables.BreastCancer,
+        genomics.Pbmc68k,
+        genomics.BladderBatch,
+        nuclei.Nuclei,
+        files.Npz,
+        files.Folder,
+        pairs.Pairs,
+    )
 }
 
 
-_OWN = {"npz": "an .npz file", "folder": "a folder of images", "pairs": "a folder of images and masks"}
-
-
 def _source(data):
-    return _BUILTIN.get(data.source) or registry.get("data", data.source)
+    return SOURCES.get(data.source) or registry.get("data", data.source)

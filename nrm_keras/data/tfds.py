@@ -7,20 +7,20 @@ installed Debian package, a download.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import http.client
 import io
 import logging
 import shutil
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from nrm_keras.data.examples import Examples, Split
+from nrm_keras.data.source import Source, data_dir, not_here
+from nrm_keras.errors import PROGRAM, UserError
 
-from nrm_keras.data.examples import Examples, Split, holdout
-from nrm_keras.data.source import data_dir
-from nrm_keras.errors import UserError
+SPLITS = ("train", "validation", "test")
 
 
 def manual_dir() -> Path:
@@ -28,15 +28,17 @@ def manual_dir() -> Path:
     return data_dir() / "downloads" / "manual"
 
 
-class _TfdsSource:
-    """A TFDS image classification set with the splits train and test."""
+class TfdsSource(Source):
+    """A TFDS data set. Its own splits are used; what it lacks is held out.
 
-    name: str
-    what: str
-    archives: tuple[str, ...]  # the file names TFDS knows them by
-    shape: tuple[int, ...]
-    classes: tuple[str, ...] | None = None  # where TFDS only numbers them
-    package: str | None = None  # a Debian package with the same data
+    Attributes:
+        archives: the file names TFDS knows them by.
+        package: a Debian package with the same data.
+    """
+
+    archives: tuple[str, ...]
+    package: str | None = None
+    where_from = "TensorFlow Datasets"
 
     @classmethod
     def find(cls, data=None) -> str | None:
@@ -53,14 +55,19 @@ class _TfdsSource:
             tried.append(f"{', '.join(cls.archives)} in {manual_dir()}")
             if cls._missing_archives(manual_dir()) == []:
                 prepare(cls, manual_dir())
-        if cls._prepared():
-            return cls._examples(data, *cls._tfds_splits(limit))
-        if cls.package:
+        if not cls._prepared() and cls.package:
             tried.append(f"Debian package {cls.package}")
-            if splits := cls._package_splits():
-                return cls._examples(data, splits, cls.classes, f"Debian package {cls.package}")
-        cls.download(tried)
-        return cls._examples(data, *cls._tfds_splits(limit))
+            if read := cls._package_splits():
+                return cls._examples(data, read(), None, f"Debian package {cls.package}")
+        if not cls._prepared():
+            cls.download(tried)
+        return cls._from_tfds(data, limit)
+
+    @classmethod
+    def prepare(cls, archives: Path | None = None, accept_checksum: bool = False) -> Path | str:
+        if archives is not None:
+            return prepare(cls, archives, accept_checksum)
+        return cls.find() or cls.download([])
 
     @classmethod
     def download(cls, tried: list[str]) -> Path:
@@ -68,16 +75,37 @@ class _TfdsSource:
         try:
             return prepare(cls)
         except UserError as error:
-            raise UserError(cls._how_to_supply([*tried, "a download through TFDS"], error)) from error
+            tried = [*tried, "a download through TFDS"]
+            raise UserError(not_here(cls.name, tried, error, cls._ways())) from error
 
     @classmethod
-    def _examples(cls, data, splits, classes, origin) -> Examples:
-        train, validation = holdout(splits["train"], data.validation, data.split_seed)
-        return Examples(classes, train, validation, splits["test"], origin, cls.shape)
+    def _from_tfds(cls, data, limit: int | None) -> Examples:
+        """The examples, from the prepared TFDS directory."""
+        builder = open_builder(cls._prepared())
+        part = f"[:{cls._enough(limit)}]" if limit else ""
+        present = [name for name in SPLITS if name in builder.info.splits]
+        splits = {name: cls._read(builder.as_dataset(split=f"{name}{part}"), data) for name in present}
+        names = tuple(builder.info.features["label"].names)
+        return cls._examples(data, {name: splits.get(name) for name in SPLITS}, names, str(cls._prepared()))
+
+    @classmethod
+    def _enough(cls, limit: int) -> int:
+        """How many examples to read so that `limit` are left."""
+        return limit
+
+    @classmethod
+    def _read(cls, dataset, data) -> Split:
+        """All of a split, a `tf.data.Dataset` of the features by name."""
+        raise NotImplementedError
+
+    @classmethod
+    def _examples(cls, data, splits, names: tuple[str, ...] | None, origin: str) -> Examples:
+        """The examples of splits some of which may be None; `names` are TFDS's of the classes."""
+        raise NotImplementedError
 
     @classmethod
     def _prepared(cls) -> Path | None:
-        versions = sorted((data_dir() / cls.name).glob("*/dataset_info.json"))
+        versions = sorted((data_dir() / cls.name).rglob("dataset_info.json"))
         return versions[-1].parent if versions else None
 
     @classmethod
@@ -85,95 +113,41 @@ class _TfdsSource:
         return [name for name in cls.archives if not (folder / name).is_file()]
 
     @classmethod
-    def _tfds_splits(cls, limit):
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder_from_directory(str(cls._prepared()))
-        part = f"[:{limit}]" if limit else ""
-        splits = {}
-        for name in ("train", "test"):
-            # batch_size=-1 is the whole split at once; 180 MB for CIFAR-10
-            images, labels = builder.as_dataset(split=f"{name}{part}", batch_size=-1, as_supervised=True)
-            splits[name] = Split(images.numpy(), labels.numpy().astype("int32"))
-        return splits, cls.classes or tuple(builder.info.features["label"].names), str(cls._prepared())
-
-    @classmethod
-    def _package_splits(cls):
+    def _package_splits(cls) -> Callable | None:
+        """What reads the splits out of the Debian package; None where it is not installed."""
         return None
 
     @classmethod
-    def _how_to_supply(cls, tried: list[str], error: Exception) -> str:
+    def _ways(cls) -> list[str]:
         ways = [
-            f"python -m nrm_keras data prepare {cls.name} --from FOLDER   (a folder with {', '.join(cls.archives)})"
+            f"{PROGRAM} data prepare {cls.name}   (where there is a network)",
+            f"{PROGRAM} data prepare {cls.name} --from FOLDER   (a folder with {', '.join(cls.archives)})",
         ]
-        if cls.package:
-            ways.append(f"apt-get install {cls.package}")
-        return "\n".join(
-            [f"{cls.name}: the data is not on this machine. Tried, in this order:"]
-            + [f"  {number}. {what}" for number, what in enumerate(tried, 1)]
-            + [f"The download failed: {error}", "Any of these supplies it:"]
-            + [f"  {way}" for way in ways]
-        )
+        return ways + ([f"apt-get install {cls.package}"] if cls.package else [])
 
 
-class FashionMnist(_TfdsSource):
-    """Fashion-MNIST (Xiao et al. 2017)."""
+def open_builder(folder: Path):
+    """TFDS's builder of a prepared folder.
 
-    name = "fashion_mnist"
-    what = "60,000 + 10,000 pictures of clothes, 28x28 grey, 10 classes"
-    archives = tuple(f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
-    shape = (28, 28, 1)
-    classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-    package = "dataset-fashion-mnist"
-    package_dir = Path("/usr/share/datasets/fashion-mnist")
+    Raises:
+        UserError: the folder is damaged.
+    """
+    import tensorflow_datasets as tfds
 
-    @classmethod
-    def _package_splits(cls):
-        if cls._missing_archives(cls.package_dir):
-            return None
-        return _IdxSplits(cls.package_dir, {"train": "train", "test": "t10k"})
-
-
-class Cifar10(_TfdsSource):
-    """CIFAR-10 (Krizhevsky 2009)."""
-
-    name = "cifar10"
-    what = "50,000 + 10,000 colour pictures, 32x32, 10 classes"
-    archives = ("cifar-10-binary.tar.gz",)
-    shape = (32, 32, 3)
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except Exception as error:  # JSON, protobuf and files, each with errors of its own
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{folder}: not a prepared TFDS folder. Received: {why}. Remove it and prepare it again."
+        ) from error
 
 
-SOURCES = {source.name: source for source in (FashionMnist, Cifar10)}
-
-
-class _IdxSplits:
-    """Reads MNIST's idx files at the first use, so that `find` opens nothing."""
-
-    def __init__(self, folder: Path, prefixes: dict[str, str]):
-        self._folder, self._prefixes = folder, prefixes
-
-    def __getitem__(self, split: str) -> Split:
-        prefix = self._prefixes[split]
-        images = _read_idx(self._folder / f"{prefix}-images-idx3-ubyte.gz")
-        return Split(images[..., None], _read_idx(self._folder / f"{prefix}-labels-idx1-ubyte.gz").astype("int32"))
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """One idx file: two zero bytes, 8 for uint8, the rank, the big-endian sizes, the values (LeCun's MNIST page)."""
-    with gzip.open(path) as file:
-        content = file.read()
-    rank = content[3]
-    if content[:3] != b"\0\0\x08":
-        raise UserError(f"{path}: not an idx file of bytes. Received: it starts with {content[:4].hex()}.")
-    shape = np.frombuffer(content, ">i4", rank, offset=4)
-    return np.frombuffer(content, "uint8", offset=4 + 4 * rank).reshape(shape)
-
-
-def prepare(source: type[_TfdsSource], archives: Path | None = None, accept_checksum: bool = False) -> Path:
+def prepare(source: type[TfdsSource], archives: Path | None = None, accept_checksum: bool = False) -> Path:
     """Lets TFDS build its files, from archives in a folder or, without one, from a download.
 
     Args:
-        source: one of `SOURCES`.
+        source: a TFDS source.
         archives: the folder with the archives, or the one archive.
         accept_checksum: take archives whose checksum differs from the registered one, such as a subset of the data.
     """

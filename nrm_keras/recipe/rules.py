@@ -23,6 +23,16 @@ KIND_OF_FIELD = {
     "callbacks": "callback",
 }  # fields of a recipe whose types users can add to
 
+METRICS_OF_TASK = {
+    "classification": ("accuracy", "top_5_accuracy", "auroc"),
+    "segmentation": ("accuracy", "dice", "iou"),
+    "regression": ("rmse", "mae", "r2"),
+}
+_BUILT_IN_METRICS = {name for names in METRICS_OF_TASK.values() for name in names}
+
+# sources of which validation examples are always split off
+_SPLIT_BY_SHARE = ("digits", "fashion_mnist", "cifar10", "breast_cancer", "pbmc68k", "bladderbatch", "nuclei")
+
 _rules: list[tuple[frozenset[str], Rule]] = []
 
 
@@ -91,10 +101,34 @@ def _entries(field: str, value: Any) -> list[tuple[str, Any]]:
 @_reads("model")
 def _resnet_depth(recipe: Recipe) -> Iterator[Problem]:
     model = recipe.model
-    if model.type == "resnet" and (model.depth < 8 or model.depth % 6 != 2):
-        lower = max(8, (model.depth - 2) // 6 * 6 + 2)
-        near = str(lower) if model.depth < 8 else f"{lower} or {lower + 6}"
-        yield "model.depth", f"the depth of a resnet is 6n + 2: 8, 14, 20, ... Received: {model.depth}. Use {near}."
+    if model.type != "resnet":
+        return
+    step, of = (6, "a resnet") if model.block == "basic" else (9, "a resnet of bottlenecks")
+    first = step + 2
+    if model.depth < first or model.depth % step != 2:
+        lower = max(first, (model.depth - 2) // step * step + 2)
+        near = str(lower) if model.depth < first else f"{lower} or {lower + step}"
+        yield (
+            "model.depth",
+            (
+                f"the depth of {of} is {step}n + 2: {first}, {first + step}, {first + 2 * step}, ..."
+                f" Received: {model.depth}. Use {near}."
+            ),
+        )
+
+
+@_reads("model")
+def _heads_divide(recipe: Recipe) -> Iterator[Problem]:
+    model = recipe.model
+    if model.type == "transformer" and model.width % model.heads:
+        fitting = [n for n in range(1, min(model.width, 64) + 1) if model.width % n == 0]
+        yield (
+            "model.heads",
+            (
+                f"heads must divide the width of a transformer, {model.width}. Received: {model.heads}."
+                f" Use one of {shown(fitting)}."
+            ),
+        )
 
 
 @_reads("model", "norm")
@@ -117,24 +151,42 @@ def _groups_divide(recipe: Recipe) -> Iterator[Problem]:
 @_reads("model", "norm")
 def _one_value_per_statistic(recipe: Recipe) -> Iterator[Problem]:
     model, norm = recipe.model, recipe.norm
-    if model.type != "mlp":
+    if model.type not in ("mlp", "residual_mlp"):
         return
     if norm.type == "instance":
         yield (
             "norm.type",
             (
-                "instance normalization needs positions, and an mlp has none: each value would be normalized by itself, to 0."
-                " Received: instance. Use layer or group."
+                f"instance normalization needs positions, and {_an(model.type)} has none: each value would be normalized by itself,"
+                " to 0. Received: instance. Use layer or group."
             ),
         )
-    elif _groups(norm) and _groups(norm) in model.units:
+    elif _groups(norm) and _groups(norm) in _channels(model):
         yield (
             "norm.groups",
             (
-                f"a group in an mlp needs two channels at least, or each value is normalized by itself, to 0."
+                f"a group in {_an(model.type)} needs two channels at least, or each value is normalized by itself, to 0."
                 f" Received: {_groups(norm)} groups for {_groups(norm)} units. Use fewer groups."
             ),
         )
+
+
+@_reads("model", "norm")
+def _one_value_per_statistic_of_a_step(recipe: Recipe) -> Iterator[Problem]:
+    """Inside of a recurrence a step has no positions: a group of one channel would be normalized to 0."""
+    model, norm = recipe.model, recipe.norm
+    if model.type == "gru" and norm.type == "group" and norm.groups == model.width:
+        yield (
+            "norm.groups",
+            (
+                "a group inside of a recurrence needs two channels at least, or each value is normalized by itself, to 0."
+                f" Received: {norm.groups} groups for {model.width} channels. Use fewer groups."
+            ),
+        )
+
+
+def _an(model_type: str) -> str:
+    return "an mlp" if model_type == "mlp" else f"a {model_type}"
 
 
 @_reads("norm")
@@ -177,7 +229,16 @@ def _channels(model) -> tuple[int, ...]:
     """Channels wherever the model has a normalizer; nothing for models that are not ours."""
     if model.type == "mlp":
         return model.units
-    return (model.width, 2 * model.width, 4 * model.width) if model.type == "resnet" else ()
+    if model.type in ("residual_mlp", "transformer"):
+        return (model.width,)
+    if model.type == "gru":
+        return (model.width, 2 * model.width)
+    if model.type == "unet":
+        return tuple(model.width * 2**level for level in range(model.depth + 1))
+    if model.type == "resnet":
+        times = (1, 2, 4) if model.block == "basic" else (1, 2, 4, 8, 16)
+        return tuple(model.width * factor for factor in times)
+    return ()
 
 
 # Schedule ------------------------------------------------------------------------------------------------------------
@@ -276,6 +337,18 @@ def _xla_fits(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("train")
+def _recalibrated_on_one_device(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.train.recalibrate and recipe.train.strategy != "none":
+        yield (
+            "train.recalibrate",
+            (
+                f"running statistics are estimated anew on one device. Received: strategy: {recipe.train.strategy}."
+                " Set train.strategy: none, or remove train.recalibrate."
+            ),
+        )
+
+
+@_reads("train")
 def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
     if recipe.train.freeze_normalizers and recipe.train.init_from is None:
         yield (
@@ -288,13 +361,13 @@ def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("data")
-def _digits_shares(recipe: Recipe) -> Iterator[Problem]:
+def _shares_leave_some(recipe: Recipe) -> Iterator[Problem]:
     data = recipe.data
-    if data.source == "digits" and data.validation + data.test >= 1:
+    if data.source in ("digits", "breast_cancer", "nuclei") and data.validation + data.test >= 1:
         yield (
             "data.validation",
             (
-                f"validation and test are shares of all digits and must leave some to train on: together below 1."
+                f"validation and test are shares of all examples and must leave some to train on: together below 1."
                 f" Received: {data.validation:g} + {data.test:g}. Lower one of them."
             ),
         )
@@ -331,11 +404,41 @@ def _pairs_options(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+@_reads("data")
+def _fold_exists(recipe: Recipe) -> Iterator[Problem]:
+    data = recipe.data
+    if data.source == "pbmc68k" and data.fold is not None and data.fold >= data.folds:
+        yield "data.fold", f"folds are numbered from 0 to {data.folds - 1}. Received: {data.fold}. Use one of these."
+
+
 @_reads("train")
 def _metrics_once(recipe: Recipe) -> Iterator[Problem]:
     metrics = recipe.train.metrics
     if len(set(metrics)) < len(metrics):
         yield "train.metrics", f"a metric is listed once. Received: {shown(metrics)}. Remove repeated ones."
+
+
+@_reads("task", "train")
+def _metrics_of_task(recipe: Recipe) -> Iterator[Problem]:
+    known = METRICS_OF_TASK[recipe.task]
+    wrong = [name for name in recipe.train.metrics if name in _BUILT_IN_METRICS and name not in known]
+    if wrong:
+        yield (
+            "train.metrics",
+            (
+                f"{recipe.task} is measured by {', '.join(known)}. Received: {', '.join(wrong)}."
+                f" Set train.metrics: [{known[0]}], and train.monitor to one of them."
+            ),
+        )
+
+
+@_reads("task", "train")
+def _class_weights_of_classification(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.task != "classification" and recipe.train.class_weights is not None:
+        yield (
+            "train.class_weights",
+            f"class weights are for task: classification. Received: task {recipe.task}. Remove train.class_weights.",
+        )
 
 
 @_reads("train", "data", "callbacks")
@@ -347,7 +450,7 @@ def _monitors(recipe: Recipe) -> Iterator[Problem]:
         for path, section in _sections(recipe, "callbacks")
         if section.type in ("early_stopping", "reduce_lr_on_plateau")
     ]
-    no_validation = recipe.data.validation == 0 and recipe.data.source in ("digits", "fashion_mnist", "cifar10")
+    no_validation = recipe.data.validation == 0 and recipe.data.source in _SPLIT_BY_SHARE
     for path, monitor in watched:
         if no_validation and monitor.startswith("val_"):
             keep = "train.keep: last" if path.startswith("train") else "a monitor without val_"
@@ -358,7 +461,7 @@ def _monitors(recipe: Recipe) -> Iterator[Problem]:
                     f" Received: data.validation 0. Raise data.validation or set {keep}."
                 ),
             )
-        elif all(metric in ("accuracy", "top_5_accuracy") for metric in recipe.train.metrics):
+        elif all(metric in _BUILT_IN_METRICS for metric in recipe.train.metrics):
             known = _reported(recipe.train.metrics)
             if monitor not in known:
                 yield path, f"not among what training reports. Received: {monitor!r}.{did_you_mean(monitor, known)}"

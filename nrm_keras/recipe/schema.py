@@ -13,11 +13,31 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, model_validator
 from nrm_keras import registry
 from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
-from nrm_keras.recipe.sections.data import Brain, Cifar10, CustomData, Digits, FashionMnist, Folder, Npz, Pairs, Tissue
-from nrm_keras.recipe.sections.models import Mlp, Resnet
+from nrm_keras.recipe.sections.data import (
+    BladderBatch,
+    Brain,
+    BreastCancer,
+    Cifar10,
+    Cifar100,
+    ColorectalHistology,
+    CustomData,
+    Digits,
+    FashionMnist,
+    Folder,
+    Malaria,
+    Mnist5k,
+    Npz,
+    Nuclei,
+    Pairs,
+    PatchCamelyon,
+    Pbmc68k,
+    Tissue,
+)
+from nrm_keras.recipe.sections.models import Gru, Mlp, ResidualMlp, Resnet, Transformer, Unet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
     BatchNorm,
+    DomainNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,
@@ -26,6 +46,7 @@ from nrm_keras.recipe.sections.norms import (
     SampleNorm,
     SwitchableNorm,
 )
+from nrm_keras.recipe.sections.texts import AgNewsSubset, ImdbHalf, ImdbReviews, RottenTomatoes, Spam, TextFile
 from nrm_keras.recipe.sections.training import (
     Adam,
     Adamw,
@@ -47,16 +68,51 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": _by_name(Digits, FashionMnist, Cifar10, Npz, Folder, Brain, Tissue, Pairs, by="source"),
-    "model": _by_name(Mlp, Resnet),
+    "data": _by_name(
+        Digits,
+        Mnist5k,
+        FashionMnist,
+        Cifar10,
+        Cifar100,
+        PatchCamelyon,
+        ColorectalHistology,
+        Malaria,
+        RottenTomatoes,
+        ImdbHalf,
+        Spam,
+        ImdbReviews,
+        AgNewsSubset,
+        TextFile,
+        Brain,
+        Tissue,
+        BreastCancer,
+        Pbmc68k,
+        BladderBatch,
+        Nuclei,
+        Npz,
+        Folder,
+        Pairs,
+        by="source",
+    ),
+    "model": _by_name(Mlp, ResidualMlp, Resnet, Unet, Transformer, Gru),
     "norm": _by_name(
-        NoNorm, BatchNorm, LayerNorm, SampleNorm, GroupNorm, InstanceNorm, RmsNorm, SwitchableNorm, AdaptiveNorm
+        NoNorm,
+        BatchNorm,
+        LayerNorm,
+        SampleNorm,
+        GroupNorm,
+        InstanceNorm,
+        RmsNorm,
+        SwitchableNorm,
+        AdaptiveNorm,
+        DomainNorm,
     ),
     "optimizer": _by_name(Sgd, Adam, Adamw),
     "schedule": _by_name(Constant, Cosine, Step),
     "callbacks": _by_name(EarlyStopping, ReduceLrOnPlateau, TerminateOnNan),
 }
-METRICS = ("accuracy", "top_5_accuracy")
+TASKS = ("classification", "segmentation", "regression")
+METRICS = tuple(dict.fromkeys(name for task in TASKS for name in rules.METRICS_OF_TASK[task]))
 
 for _kind, _names in {
     **{kind: tuple(SECTIONS[field]) for field, kind in rules.KIND_OF_FIELD.items()},
@@ -86,7 +142,9 @@ class Recipe(Section):
 
     title: str = Field("", description="one line for `ls` and the report")
     imports: tuple[Name, ...] = Field((), description="modules that register what this recipe uses")
-    task: Literal["classification"] = Field("classification", description="what is learned")
+    task: Literal["classification", "segmentation", "regression"] = Field(
+        "classification", description="what is learned: a class, a class at each position, or numbers"
+    )
     data: _one_of("data", CustomData) = Field(description="where examples come from and how they are batched")
     model: _one_of("model", Custom) = Field(description="the network")
     norm: _one_of("norm", Custom) = Field(description="the normalizer at every place the model has one")
@@ -94,6 +152,11 @@ class Recipe(Section):
     schedule: _one_of("schedule") = Field(Constant(type="constant"), description="learning rate over the epochs")
     train: Train = Field(Train(), description="how long, how precisely, on what, and what is kept")
     diagnostics: Diagnostics | None = Field(None, description="watch the inside of the model; null: don't")
+    baseline: Literal["tfidf", "linear"] | None = Field(
+        None,
+        description="a simple model on the same split, to stand beside the result; tfidf: word frequencies with logistic"
+        " regression, linear: logistic or ridge regression (segmentation: on each position's channels)",
+    )
     callbacks: tuple[_one_of("callbacks", Custom), ...] = Field((), description="Keras callbacks, or registered ones")
 
     @model_validator(mode="after")

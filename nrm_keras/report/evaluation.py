@@ -7,13 +7,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import plotly.graph_objects as go
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nrm_keras.report.figures import Chart
 from nrm_keras.report.reading import Count
+from nrm_keras.report.regression import Predictions, known_version
 from nrm_keras.report.tables import Table, interval_words
 from nrm_keras.report.verdict import number, percent, wilson
 from nrm_keras.runs import directory
@@ -37,25 +47,25 @@ class Example(BaseModel):
     probability: Annotated[float, Field(ge=0, le=1)] | None = None
     mask: str | None = None
     predicted_mask: str | None = None
+    caption: str = ""
 
 
 class Evaluation(BaseModel):
-    """The content of `evaluation.json`; `confusion` has a row per true class and a column per predicted one."""
+    """The content of `evaluation.json`; `confusion` has a row per true class and a column per predicted one.
+
+    `unit` is what it counts: examples, or pixels or voxels of masks.
+    """
 
     version: int
     split: str
+    unit: Literal["examples", "pixels", "voxels"] = "examples"
     classes: list[str]
     confusion: list[list[Count]]
     loss_per_class: list[Finite | None] | None = None
     unanswered: Count = 0
     examples: list[Example] = []
 
-    @field_validator("version")
-    @classmethod
-    def _known(cls, version: int) -> int:
-        if version != 1:
-            raise ValueError(f"this nrm_keras reads version 1. Received: {version}. Another release wrote it")
-        return version
+    _known = field_validator("version")(known_version)
 
     @model_validator(mode="after")
     def _shapes(self) -> Evaluation:
@@ -68,6 +78,10 @@ class Evaluation(BaseModel):
                 f" Received: {count} classes, {len(self.confusion)} rows of {widths} columns, {losses} losses"
             )
         return self
+
+    @property
+    def answered(self) -> int:
+        return sum(self.examples_per_class)
 
     @property
     def examples_per_class(self) -> list[int]:
@@ -91,6 +105,15 @@ class Evaluation(BaseModel):
         return max(others, key=row.__getitem__, default=None)
 
 
+def _kind(content) -> str:
+    return "targets" if isinstance(content, dict) and "targets" in content else "classes"
+
+
+CONTENT = TypeAdapter(
+    Annotated[Annotated[Evaluation, Tag("classes")] | Annotated[Predictions, Tag("targets")], Discriminator(_kind)]
+)
+
+
 @dataclass(frozen=True)
 class Picture:
     """An example as data URIs of PNGs, with what is to be seen in words; masks are empty where there are none."""
@@ -101,11 +124,11 @@ class Picture:
     predicted_mask: str = ""
 
 
-def read(run_dir: Path, notices: list[str]) -> Evaluation | None:
+def read(run_dir: Path, notices: list[str]) -> Evaluation | Predictions | None:
     """The run's evaluation. A run that is still training has none; anything else that is amiss becomes a notice."""
     file = directory.EVALUATION
     try:
-        found = Evaluation.model_validate_json((Path(run_dir) / file).read_bytes())
+        found = CONTENT.validate_json((Path(run_dir) / file).read_bytes())
     except FileNotFoundError:
         if (Path(run_dir) / directory.SUMMARY).exists():
             notices.append(f"{file} is missing, so results per class are left out.")
@@ -117,22 +140,22 @@ def read(run_dir: Path, notices: list[str]) -> Evaluation | None:
         problems = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
         notices.append(f"{file} is not as expected and is left out: {'; '.join(problems[:3])}")
         return None
-    answered = sum(found.examples_per_class)
     if found.unanswered:
         notices.append(
-            f"For {found.unanswered:,} of {found.unanswered + answered:,} {found.split} examples the model's answer is not"
-            " finite; results per class leave them out."
+            f"For {found.unanswered:,} of {found.unanswered + found.answered:,} {found.split} {found.unit} the model's answer"
+            " is not finite; what follows leaves them out."
         )
-    elif not answered:
-        notices.append(f"{file} counts no examples, so results per class are left out.")
-    return found if answered else None
+    elif not found.answered:
+        notices.append(f"{file} counts no {found.unit}, so results per class are left out.")
+    return found if found.answered else None
 
 
 def per_class(evaluation: Evaluation) -> Table:
-    """Precision, recall with its 95 % interval, F1 and the most frequent mistake of each class."""
+    """Precision, recall with its 95 % interval, F1 (of masks Dice) and the most frequent mistake of each class."""
     shown = evaluation.most_wrong(TABLE_CLASSES)
     losses = ["loss"] if evaluation.loss_per_class else []
-    head = ["class", "examples", "precision", "recall", "F1", *losses, "most often taken for"]
+    f1 = "F1" if evaluation.unit == "examples" else "Dice"
+    head = ["class", evaluation.unit, "precision", "recall", f1, *losses, "most often taken for"]
     answers, examples = evaluation.answers_per_class, evaluation.examples_per_class
     rows = [_row(evaluation, index, examples[index], answers[index]) for index in shown]
     return Table(head, rows, _left_out(evaluation, shown))
@@ -140,7 +163,9 @@ def per_class(evaluation: Evaluation) -> Table:
 
 def _row(evaluation: Evaluation, index: int, examples: int, answers: int) -> list[str]:
     right = evaluation.confusion[index][index]
-    recall = f"{percent(right / examples)} ({interval_words(wilson(right / examples, examples))})" if examples else ""
+    recall = percent(right / examples) if examples else ""
+    if examples and evaluation.unit == "examples":  # pixels are not independent: their interval would be far too narrow
+        recall += f" ({interval_words(wilson(right / examples, examples))})"
     other = evaluation.most_often_taken_for(index)
     return [
         evaluation.classes[index],
@@ -217,8 +242,8 @@ def _mistakes(evaluation: Evaluation) -> str:
     total = sum(evaluation.examples_per_class)
     wrong = total - sum(row[index] for index, row in enumerate(matrix))
     if not wrong:
-        return f"All {total:,} {split} examples are classified correctly."
-    sentence = f"{wrong:,} of {total:,} {split} examples are taken for another class."
+        return f"All {total:,} {split} {evaluation.unit} are classified correctly."
+    sentence = f"{wrong:,} of {total:,} {split} {evaluation.unit} are taken for another class."
     others = ((index, evaluation.most_often_taken_for(index)) for index in range(len(names)))
     count, true, predicted = max((matrix[index][other], index, other) for index, other in others if other is not None)
     if count == 1:
@@ -242,6 +267,8 @@ def _pictures(run_dir: Path, examples: list[Example], notices: list[str]) -> Ite
 
 
 def _caption(example: Example) -> str:
+    if example.caption:
+        return example.caption
     names = [name for name in (example.true, example.predicted) if name]
     sure = "" if example.probability is None else f" ({percent(example.probability)})"
     return f"{' taken for '.join(dict.fromkeys(names))}{sure}"

@@ -22,6 +22,13 @@ LOG_LINES = 20
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
+class Baseline(BaseModel):
+    """A simple model's scores on the same test split."""
+
+    name: str
+    metrics: dict[str, float | None]
+
+
 class Summary(BaseModel):
     """The part of `summary.json` that is shown."""
 
@@ -43,6 +50,10 @@ class Summary(BaseModel):
     examples: dict[str, Count] = {}
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     classes: list[str] = []
+    targets: list[str] = []
+    notes: list[str] = []
+    caveat: str = ""
+    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True)

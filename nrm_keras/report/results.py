@@ -18,12 +18,12 @@ from nrm_keras.recipe.problems import RecipeError, printable, shown
 from nrm_keras.recipe.writing import dump, values_of
 from nrm_keras.report.reading import RunFiles, read_run
 from nrm_keras.report.seeds import summary_of
-from nrm_keras.report.verdict import duration, label, main_metric, number
+from nrm_keras.report.verdict import baseline, duration, label, main_metric, number
 from nrm_keras.runs import directory
 
 FILE = "RESULTS.md"
 COLUMNS = (
-    *("recipe", "data", "norm", "seeds", "metric", "mean ± deviation", "epochs", "time a run"),
+    *("recipe", "data", "norm", "seeds", "metric", "mean ± deviation", "baseline", "epochs", "time a run"),
     *("machine", "commit", "TensorFlow", "Keras"),
 )
 UNFINISHED, DAMAGED, SMOKE, REPEATED = "unfinished", "damaged", "smoke test", "repeated"
@@ -129,6 +129,7 @@ def render(found: Sequence[Result], left_out: Counter, command: str) -> str:
         f"    {printable(command)}",
         "\n".join(f"| {' | '.join(row)} |" for row in table) if rows else "There is no finished run.",
         "The deviation is the sample standard deviation over the seeds; one seed has none." if rows else "",
+        _caveats(_groups(found)),
         _left_out(left_out),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -169,6 +170,7 @@ def _row(group: list[Result]) -> tuple[str, ...]:
         recipe.norm.type,
         ", ".join(str(result.seed) for result in group),
         *_metric(group),
+        _baseline(group),
         _distinct(str(result.files.summary.epochs or "") for result in group),
         _time(group),
         _distinct(_machine(result.files.environment) for result in group),
@@ -195,6 +197,26 @@ def _metric(group: list[Result]) -> tuple[str, str]:
     spread = summary_of([math.nan if value is None else value for value in values])
     deviation = f" ± {number(spread.deviation)}" if spread.interval else ""
     return f"{split} {label(name)}", f"{number(spread.mean)}{deviation}"
+
+
+def _baseline(group: list[Result]) -> str:
+    """The mean of what stands beside the results; where folds are held out it differs from seed to seed."""
+    found = [one for result in group if (one := baseline(result.files.summary))]
+    if not found:
+        return ""
+    name, metric, _ = found[0]
+    return f"{name}: {label(metric)} {number(statistics.fmean(value for *_, value in found))}"
+
+
+def _caveats(groups: Iterable[list[Result]]) -> str:
+    """What scores don't prove, once for all rows that it is about."""
+    rows: dict[str, list[str]] = {}
+    for group in groups:
+        for caveat in dict.fromkeys(filter(None, (result.files.summary.caveat for result in group))):
+            rows.setdefault(caveat, []).append(_distinct(result.label for result in group))
+    return "\n".join(
+        f"- {escape(', '.join(sorted(names)))}: {escape(caveat)}" for caveat, names in sorted(rows.items())
+    )
 
 
 def _time(group: list[Result]) -> str:

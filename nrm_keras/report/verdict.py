@@ -63,7 +63,9 @@ def sentences(run: RunFiles) -> list[str]:
     """The verdict: result first, then how the weights were chosen, then what to be wary of."""
     if run.summary is None:
         return [sentence for sentence in (_unfinished(run), _found(run)) if sentence]
-    candidates = [_result(run.summary), _found(run), _course(run.summary), _smoke(run.summary), _gap(run.summary)]
+    summary = run.summary
+    candidates = [_result(summary), _beside(summary), _found(run), _course(summary), _smoke(summary), _gap(summary)]
+    candidates += [summary.caveat, *summary.notes]
     return [sentence for sentence in candidates if sentence]
 
 
@@ -91,6 +93,24 @@ def _result(summary: Summary) -> str:
         return f"{label(name).capitalize()} on the {split} data is {number(best.value)}."
     right = " are classified correctly" if name == "accuracy" else f" ({label(name)})"
     return f"{percent(best.value)} of {best.examples:,} {split} examples{right}."
+
+
+def baseline(summary: Summary) -> tuple[str, str, float] | None:
+    """Name, metric and score of what stands beside the result; None where there is nothing comparable."""
+    beside, name = summary.baseline, main_metric(summary)
+    if beside is None or not beside.metrics:
+        return None
+    metric = name if name in beside.metrics else next(iter(beside.metrics))
+    value = beside.metrics[metric]
+    return None if value is None else (beside.name, metric, value)
+
+
+def _beside(summary: Summary) -> str:
+    found = baseline(summary)
+    if found is None:
+        return ""
+    name, metric, value = found
+    return f"For comparison, a simple model ({name}) on the same split: {label(metric)} {number(value)}."
 
 
 def _found(run: RunFiles) -> str:

@@ -60,4 +60,4 @@ def _code(git: dict | None) -> tuple:
 
 
 def _data(loaded: Loaded) -> str:
-    return sources.load(loaded.recipe.data).fingerprint()
+    return sources.load(loaded.recipe.data, seed=loaded.recipe.train.seed).fingerprint()

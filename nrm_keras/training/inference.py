@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
+from scipy.special import softmax
 
 from nrm_keras.data import files, sources
-from nrm_keras.data.examples import Split
 from nrm_keras.data.pipelines import Batches
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
@@ -38,21 +40,33 @@ def evaluate(path: Path, data: str | None = None, split: str = "test", allow_imp
             f" Received: {what}. For inputs without labels, use predict."
         )
     model = _model(path, allow_imports)
-    recipe = _recipe(path, data, model.input_shape)
-    examples = sources.load(recipe.data)
+    shape = _input_shape(model)
+    recipe = _recipe(path, data, shape)
+    examples = sources.load(recipe.data, seed=recipe.train.seed)
     chosen = getattr(examples, split)
     if data and not len(chosen):
         chosen = examples.train
     if not len(chosen):
         raise UserError(f"{examples.origin}: evaluate needs examples. Received: an empty {split} split.")
-    if examples.shape != model.input_shape[1:]:
+    if examples.shape != shape or examples.task != recipe.task:
         raise UserError(
-            f"{path}: the model takes examples of shape {model.input_shape[1:]}. "
-            f"Received: {examples.shape} from {examples.origin}."
+            f"{path}: the model takes examples of shape {shape}, for {recipe.task}. "
+            f"Received: {examples.shape} from {examples.origin}, for {examples.task}."
         )
-    chosen = Split(chosen.inputs, _translated(chosen.labels, examples, _classes(path)))
-    batches = Batches(chosen, recipe.data.batch_size, decode=examples.decode)
+    labels = chosen.labels
+    if recipe.task == "classification":
+        labels = _translated(labels, examples, _classes(path))
+    domains = isinstance(model.input, dict)
+    if domains and chosen.domains is None:
+        chosen = replace(chosen, domains=np.full(len(chosen), -1, "int32"))
+    batches = Batches(replace(chosen, labels=labels), recipe.data.batch_size, decode=examples.decode, domains=domains)
     return {"examples": len(chosen)} | model.evaluate(batches(0), return_dict=True, verbose=0)
+
+
+def _input_shape(model: keras.Model) -> tuple[int, ...]:
+    """Shape of one input, without the batch; `()` for text."""
+    taken = model.input
+    return tuple((taken["inputs"] if isinstance(taken, dict) else taken).shape[1:])
 
 
 def _model(path: Path, allow_imports: bool) -> keras.Model:
@@ -66,7 +80,7 @@ def _recipe(path: Path, data: str | None, input_shape):
     """The run's recipe, with other data if asked."""
     overrides = {}
     if data and Path(data).is_dir():
-        height, width, channels = input_shape[1:] if len(input_shape) == 4 else (32, 32, 3)
+        height, width, channels = input_shape if len(input_shape) == 3 else (32, 32, 3)
         overrides = {"source": "folder", "path": data, "image_size": [height, width], "channels": channels}
     elif data:
         overrides = {"source": "npz", "path": data}
@@ -75,14 +89,24 @@ def _recipe(path: Path, data: str | None, input_shape):
     return loading.load(path / directory.RECIPE, {"data": overrides} if data else {}).recipe
 
 
+def _task(path: Path) -> tuple[str, list[str]]:
+    """The run's task, and the names of what its model puts out."""
+    summary = _summary(path)
+    return summary["task"], summary["classes"] or summary["targets"]
+
+
 def _classes(path: Path) -> list[str]:
+    return _summary(path)["classes"]
+
+
+def _summary(path: Path) -> dict:
     summary = directory.summary(path)
     if summary is None:
         raise UserError(
             f"{path / directory.SUMMARY}: it names the model's classes. Received: no readable file."
             f" `python -m nrm_keras run --resume {path}` writes it."
         )
-    return summary["classes"]
+    return summary
 
 
 def _translated(labels: np.ndarray, examples: sources.Examples, classes: list[str]) -> np.ndarray:
@@ -96,25 +120,42 @@ def _translated(labels: np.ndarray, examples: sources.Examples, classes: list[st
 
 
 def predict(path: Path, source: Path, allow_imports: bool = False) -> list[dict]:
-    """The class and the probabilities of each input.
+    """The model's answer to each input.
 
     Args:
         path: the run directory.
-        source: an image, a folder of images, a .npy array or an .npz archive with `x`; raw values as in training.
+        source: an image, a folder of images, a .npy array or an .npz archive with `x`, raw values as in training; for a
+            model of text a .txt file, a text per line.
         allow_imports: whether the modules that the run's recipe lists may be imported.
 
     Returns:
-        One row per input: `input`, `class`, `probability`, and the probability of every class under its name.
+        One row per input. Classification: `input`, `class`, `probability`, and the probability of every class under its
+        name. Segmentation: the share of positions that each class has. Regression: each target under its name.
     """
     model = _model(path, allow_imports)
-    names, inputs = _read_inputs(source, model.input_shape[1:])
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(inputs, verbose=0)))
-    classes = _classes(path)
-    return [
-        {"input": name, "class": classes[row.argmax()], "probability": float(row.max())}
-        | {f"p({label})": float(p) for label, p in zip(classes, row, strict=True)}
-        for name, row in zip(names, probabilities, strict=True)
-    ]
+    names, inputs = _read_inputs(source, _input_shape(model))
+    task, columns = _task(path)
+    taken = {"inputs": inputs, "domain": np.full(len(inputs), -1, "int32")} if isinstance(model.input, dict) else inputs
+    outputs = model.predict(taken, verbose=0)
+    return [{"input": name} | _ROWS[task](output, columns) for name, output in zip(names, outputs, strict=True)]
+
+
+def _class_row(logits: np.ndarray, classes: list[str]) -> dict:
+    row = softmax(logits.astype("float64"))
+    best = {"class": classes[row.argmax()], "probability": float(row.max())}
+    return best | {f"p({label})": float(p) for label, p in zip(classes, row, strict=True)}
+
+
+def _shares_row(logits: np.ndarray, classes: list[str]) -> dict:
+    counts = np.bincount(logits.argmax(-1).ravel(), minlength=len(classes))
+    return {f"share({label})": float(count / counts.sum()) for label, count in zip(classes, counts, strict=True)}
+
+
+def _targets_row(values: np.ndarray, targets: list[str]) -> dict:
+    return {name: float(value) for name, value in zip(targets, values, strict=True)}
+
+
+_ROWS = {"classification": _class_row, "segmentation": _shares_row, "regression": _targets_row}
 
 
 def to_csv(rows: list[dict]) -> str:
@@ -129,8 +170,11 @@ def to_csv(rows: list[dict]) -> str:
 def _read_inputs(source: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
     if not source.exists():
         raise UserError(
-            f"{source}: predict needs an image, a folder of images, a .npy or an .npz file. Received: no such file."
+            f"{source}: predict needs an image, a folder of images, a .npy or .npz file, or a .txt file for a model of text."
+            " Received: no such file."
         )
+    if shape == ():
+        return _read_lines(source)
     if source.suffix.lower() in {".npy", ".npz"}:
         array = _read_array(source)
         if array.shape == shape:
@@ -150,6 +194,16 @@ def _read_inputs(source: Path, shape: tuple[int, ...]) -> tuple[list[str], np.nd
     files.check_images(paths)
     decode = files.decoder(shape)
     return paths, np.stack([decode(path).numpy() for path in paths])
+
+
+def _read_lines(source: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        lines = [line for line in source.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: predict reads text as UTF-8, a text per line. Received: {error}.") from error
+    if not lines:
+        raise UserError(f"{source}: predict needs a text per line. Received: an empty file.")
+    return lines, tf.constant(lines)
 
 
 def _read_array(source: Path) -> np.ndarray:

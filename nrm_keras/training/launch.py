@@ -168,6 +168,8 @@ def _train(loaded: loading.Loaded, path: Path, say: Callable[[str], None], chang
             ) from error
         words = "  ".join(f"{name} {value:.4f}" for name, value in scores["metrics"].get("test", {}).items())
         tell(f"Test: {words or 'no test split'}   ({scores['seconds']:.0f} s)")
+        if scores["caveat"]:
+            tell(f"Note: {scores['caveat']}")
         tell(f"Report: {report}")
     return Run(path)
 

@@ -9,26 +9,32 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from nrm_keras import models, registry
-from nrm_keras.data import sources
-from nrm_keras.data.examples import require_classes
-from nrm_keras.data.pipelines import Batches, standardization
+from nrm_keras import registry
 from nrm_keras.diagnostics.callback import InternalStatistics
 from nrm_keras.diagnostics.records import forget_after
-from nrm_keras.errors import UserError
 from nrm_keras.runs import directory as run_directory
-from nrm_keras.training import distribution, evaluation, optimizers
-from nrm_keras.training.initialize import freeze_normalizers, initialize_from
+from nrm_keras.runs.metrics import smaller_is_better
+from nrm_keras.surgery import recalibrate
+from nrm_keras.training import baseline, distribution, evaluation
+from nrm_keras.training.assembly import (
+    SPLITS,
+    build_model,
+    compile_model,
+    evaluation_data,
+    from_raw,
+    load_examples,
+    prepared,
+    shrink,
+    training_batches,
+)
+from nrm_keras.training.initialize import initialize_from
 from nrm_keras.training.interrupt import stop_on_signal
 from nrm_keras.training.progress import MetricsLog, ProgressLog
 from nrm_keras.training.resume import ExactResume
 from nrm_keras.training.saved import save_model
 
-SMOKE_BATCH, SMOKE_STEPS = 8, 2
-SPLITS = ("train", "validation", "test")
 BEST = f"{run_directory.CHECKPOINTS}/best.weights.h5"
 
 
@@ -62,9 +68,9 @@ def train(
     strategy = distribution.make_strategy(recipe.train)
     replicas = strategy.num_replicas_in_sync if strategy else 1
 
-    examples = load_examples(recipe, path, SMOKE_BATCH * SMOKE_STEPS * replicas if smoke else None, say)
+    examples = load_examples(recipe, path, smoke, say)
     batches = training_batches(recipe, examples, replicas)
-    validation = evaluation_data(examples, "validation", recipe.data.batch_size, strategy)
+    validation = evaluation_data(recipe, examples, "validation", strategy)
     model = build_model(recipe, examples, batches.steps_per_epoch, strategy)
     say(
         f"Model: {model.name}, {model.count_params():,} parameters, {recipe.norm.type} normalization, {_precision(model)}."
@@ -116,14 +122,10 @@ def train(
     best = best_weights.best_epoch if keep_best else None
     if best is not None:
         model.load_weights(path / BEST)
-    scores = {
-        split: model.evaluate(data, return_dict=True, verbose=0)
-        for split in ("validation", "test")
-        if (data := evaluation_data(examples, split, recipe.data.batch_size, strategy)) is not None
-    }
+    scores = _scores(recipe, model, examples, strategy, say)
     if strategy:  # what is saved needs no strategy
-        compile_model(model, recipe, model.optimizer)
-    save_model(model, path / run_directory.MODEL)
+        compile_model(model, recipe, examples, model.optimizer)
+    save_model(from_raw(model, recipe, examples), path / run_directory.MODEL)
     evaluation.write(path, model, examples, recipe.data.batch_size)
     return {
         "status": _status(recipe, history, say),
@@ -140,7 +142,11 @@ def train(
         "parameters": model.count_params(),
         "examples": {split: len(getattr(examples, split)) for split in SPLITS},
         "classes": list(examples.classes),
+        "targets": list(examples.targets),
+        "notes": list(examples.notes),
+        "caveat": examples.caveat,
         "seconds": round(time.monotonic() - began, 1),
+        "baseline": None if smoke else baseline.measure(recipe, examples, say),
     }
 
 
@@ -152,84 +158,23 @@ def check(recipe) -> None:
     """
     recipe = shrink(recipe).model_copy(update={"model": recipe.model})
     keras.utils.set_random_seed(recipe.train.seed)
-    examples = sources.load(recipe.data, limit=recipe.data.batch_size)
+    examples = prepared(recipe, limit=recipe.data.batch_size)
     model = build_model(recipe, examples, steps_per_epoch=1)
     model.train_on_batch(*next(iter(training_batches(recipe, examples)(0))))
 
 
-def shrink(recipe):
-    """The recipe's smallest relative, for a test of everything but the result: two steps, without XLA."""
-    replicas = recipe.train.replicas or 1
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"batch_size": SMOKE_BATCH * replicas}),
-            "model": models.smallest(recipe.model),
-            "train": recipe.train.model_copy(update={"epochs": 1, "jit": False}),
-        }
-    )
-
-
-def load_examples(recipe, path: Path, limit: int | None, say: Callable[[str], None]) -> sources.Examples:
-    """The recipe's data; what is remarkable about it is said, and the run directory remembers which it was."""
-    examples = sources.load(recipe.data, limit)
-    require_classes(examples)
-    sizes = " + ".join(f"{len(getattr(examples, split)):,} {split}" for split in SPLITS)
-    say(f"Data: {sizes} examples, {len(examples.classes)} classes, from {examples.origin}.")
-    for split, count in examples.repeated().items():
-        if count:
-            say(f"Note: {count} of {len(getattr(examples, split)):,} {split} examples are in the training split too.")
-    if recipe.train.keep == "best" and not len(examples.validation):
-        say("Note: there is no validation split, so the weights of the last epoch are kept.")
-    run_directory.record_data(path, examples.origin, examples.fingerprint())
-    return examples
-
-
-def build_model(recipe, examples, steps_per_epoch: int, strategy=None) -> keras.Model:
-    """The recipe's model, compiled."""
-    replicas = strategy.num_replicas_in_sync if strategy else 1
-    statistics = standardization(examples.train, examples.decode) if recipe.data.standardize else None
-    precision = distribution.resolve_precision(recipe.train.precision)
-    with distribution.precision(precision), distribution.scope(strategy):
-        model = models.build(recipe, examples.shape, len(examples.classes), statistics, replicas)
-        if recipe.train.freeze_normalizers:
-            freeze_normalizers(model)
-        compile_model(model, recipe, optimizers.build(recipe, model, steps_per_epoch), strategy)
-        # one element per replica: the first is a batch as each replica sees it
-        distribution.build_before_fit(model, next(iter(training_batches(recipe, examples, replicas)(0))))
-    return model
-
-
-def compile_model(model: keras.Model, recipe, optimizer, strategy=None) -> None:
-    """Gives the model the recipe's loss and metrics."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(
-        optimizer=optimizer,
-        loss=distribution.EvenlyCounted(loss) if strategy else loss,
-        metrics=[_metric(name) for name in recipe.train.metrics],
-        jit_compile=False if strategy else recipe.train.jit,
-    )
-
-
-def training_batches(recipe, examples, replicas: int = 1) -> Batches:
-    """The recipe's training batches as a function of epoch and step."""
-    return Batches(
-        examples.train,
-        recipe.data.batch_size,
-        seed=recipe.train.seed,
-        augment=recipe.data.augment,
-        class_weights=_class_weights(recipe, examples),
-        replicas=replicas,
-        decode=examples.decode,
-    )
-
-
-def evaluation_data(examples, split: str, batch_size: int, strategy=None):
-    """A split in its order, as `fit` and `evaluate` take it; None where it is empty."""
-    if not len(getattr(examples, split)):
-        return None
-    replicas = strategy.num_replicas_in_sync if strategy else 1
-    batches = Batches(getattr(examples, split), batch_size, replicas=replicas, decode=examples.decode)
-    return distribution.PerReplica(strategy, lambda: batches(0), batches(0)) if strategy else batches(0)
+def _scores(recipe, model: keras.Model, examples, strategy, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Loss and metrics on validation and test; in between the running statistics move to the test split if asked."""
+    scores = {}
+    for split in ("validation", "test"):
+        data = evaluation_data(recipe, examples, split, strategy)
+        if data is None:
+            continue
+        if split == "test" and recipe.train.recalibrate == "test":
+            report = recalibrate(model, data.map(lambda x, *rest: x), evaluate=False, verbose=0)
+            say(f"Recalibrated: {report}")
+        scores[split] = model.evaluate(data, return_dict=True, verbose=0)
+    return scores
 
 
 def recipe_callbacks(recipe) -> list[keras.callbacks.Callback]:
@@ -260,7 +205,7 @@ class BestWeights(keras.callbacks.ModelCheckpoint):
     """Keeps the weights of the first of the epochs with the best value of `monitor`, and remembers which it was."""
 
     def __init__(self, path: Path, monitor: str):
-        mode = "min" if monitor.endswith(("loss", "error")) else "max"
+        mode = "min" if smaller_is_better(monitor) else "max"
         super().__init__(path, monitor=monitor, mode=mode, save_best_only=True, save_weights_only=True)
         self.best_epoch: int | None = None
 
@@ -293,29 +238,6 @@ _CALLBACKS = {
     "reduce_lr_on_plateau": keras.callbacks.ReduceLROnPlateau,
     "terminate_on_nan": keras.callbacks.TerminateOnNaN,
 }
-_METRICS = {
-    "accuracy": lambda: keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-    "top_5_accuracy": lambda: keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy"),
-}
-
-
-def _metric(name: str):
-    return (_METRICS.get(name) or registry.get("metric", name))()
-
-
-def _class_weights(recipe, examples) -> np.ndarray | None:
-    wanted = recipe.train.class_weights
-    if wanted is None:
-        return None
-    counts = np.bincount(examples.train.labels, minlength=len(examples.classes))
-    if wanted == "balanced":
-        return counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts))
-    if unknown := set(wanted) - set(examples.classes):
-        raise UserError(
-            f"train.class_weights names the classes of the data: {', '.join(examples.classes)}. "
-            f"Received: {', '.join(sorted(unknown))}."
-        )
-    return np.array([wanted.get(name, 1.0) for name in examples.classes])
 
 
 def _training_scores(history: dict[str, list[float]], epoch: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrm_keras.data import files, sources, tfds
+from nrm_keras.data import files, images, sources, tfds
 from nrm_keras.data.examples import Examples, Split, holdout
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import schema
@@ -290,7 +290,7 @@ def test_hashing_copies_no_whole_array():
     assert peak < 2**21
 
 
-@pytest.mark.skipif(not tfds.FashionMnist._package_splits(), reason="needs the Debian package dataset-fashion-mnist")
+@pytest.mark.skipif(not images.FashionMnist._package_splits(), reason="needs the Debian package dataset-fashion-mnist")
 def test_fashion_mnist_from_the_debian_package(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     data = schema.FashionMnist(source="fashion_mnist")
@@ -327,7 +327,7 @@ def test_without_a_network_a_download_fails_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     start = time.monotonic()
     with pytest.raises(UserError, match="does not answer: no route to host"):
-        tfds.Cifar10.download([])
+        images.Cifar10.download([])
     assert time.monotonic() - start < 20  # importing TFDS included; its ten tries take minutes
     assert asked == [("HEAD", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", 10)]
 
@@ -340,7 +340,7 @@ def test_a_download_says_that_it_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         tensorflow_datasets.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: print("sizes unknown")
     )
-    tfds.prepare(tfds.Cifar10)
+    tfds.prepare(images.Cifar10)
     said = capsys.readouterr()
     assert said.err == "cifar10: downloading from https://www.cs.toronto.edu/~kriz; Ctrl-C stops it\n" and not said.out
 
@@ -349,9 +349,9 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing_behind(tmp_path, monkey
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(b"not a tar"))
     with pytest.raises(UserError, match="checksum"):
-        tfds.prepare(tfds.Cifar10, tmp_path)
+        tfds.prepare(images.Cifar10, tmp_path)
     with pytest.raises(UserError, match="Missing: train-images-idx3-ubyte.gz"):
-        tfds.prepare(tfds.FashionMnist, tmp_path)
+        tfds.prepare(images.FashionMnist, tmp_path)
     assert sources.find(schema.Cifar10(source="cifar10")) is None
 
 

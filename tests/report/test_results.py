@@ -55,6 +55,7 @@ def test_a_recipe_with_three_seeds_is_one_row(make, tmp_path):
         "seeds": "0, 1, 2",
         "metric": "test accuracy",
         "mean ± deviation": "0.95 ± 0.01",
+        "baseline": "",
         "epochs": "15",
         "time a run": "11 s",
         "machine": "AMD EPYC, 2 cores, NVIDIA L4",
@@ -155,3 +156,13 @@ def test_without_runs_it_says_so(tmp_path):
         UserError, match="written to a file, .* Received: Is a directory. Choose another with --out FILE"
     ):
         results.write([tmp_path / "runs"], tmp_path / "runs")
+
+
+def test_a_baseline_stands_beside_and_a_caveat_below(make, tmp_path):
+    caveat = "One subject proves nothing clinical."
+    for seed, accuracy in ((0, 0.7), (1, 0.8)):
+        make(seed=seed, caveat=caveat, baseline={"name": "a linear model", "metrics": {"accuracy": accuracy}})
+    make("data.batch_size=8")
+    text, (row, plain) = written(tmp_path)
+    assert plain["baseline"] == "" and row["baseline"] == "a linear model: accuracy 0.75"
+    assert text.count(caveat) == 1 and f"- {row['recipe']}: {caveat}" in text

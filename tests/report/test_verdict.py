@@ -1,7 +1,7 @@
 import pytest
 
 from nrm_keras.report import verdict
-from nrm_keras.report.reading import Summary
+from nrm_keras.report.reading import Summary, read_run
 from tests.report.conftest import SUMMARY
 
 
@@ -85,3 +85,13 @@ def test_duration(seconds, text):
 def test_numbers_stay_short_enough_to_be_read(value, text):
     """A diverged model's shift filled a line with 21 digits."""
     assert verdict.number(value) == text
+
+
+def test_what_stands_beside_the_result_and_what_it_does_not_prove_are_told(make_run):
+    beside = {"name": "linear model", "metrics": {"top_5_accuracy": 0.5, "accuracy": 0.75}}
+    run = read_run(
+        make_run(summary={**SUMMARY, "baseline": beside, "caveat": "One subject.", "notes": ["9 left out."]})
+    )
+    told = verdict.sentences(run)
+    assert told[1] == "For comparison, a simple model (linear model) on the same split: accuracy 0.75."
+    assert told[-2:] == ["One subject.", "9 left out."]

@@ -39,6 +39,40 @@ class Cifar10(Data):
     source: Literal["cifar10"]
 
 
+class Mnist5k(Data):
+    """5,000 handwritten digits of MNIST, 28x28 grey, 500 a class."""
+
+    source: Literal["mnist_5k"]
+
+
+class Cifar100(Data):
+    """50,000 + 10,000 colour pictures of 32x32 pixels, 100 classes."""
+
+    source: Literal["cifar100"]
+
+
+class PatchCamelyon(Data):
+    """262,144 + 32,768 + 32,768 patches of lymph nodes, 96x96 colour, with and without tumour."""
+
+    source: Literal["patch_camelyon"]
+
+
+class ColorectalHistology(Data):
+    """5,000 patches of colorectal tissue, colour, 8 classes, from 10 slides that are split whole."""
+
+    source: Literal["colorectal_histology"]
+    image_size: tuple[PositiveInt, PositiveInt] = Field(
+        (150, 150), description="height and width images are resized to"
+    )
+
+
+class Malaria(Data):
+    """27,558 blood cells, colour, with and without malaria parasites."""
+
+    source: Literal["malaria"]
+    image_size: tuple[PositiveInt, PositiveInt] = Field((64, 64), description="height and width images are resized to")
+
+
 class Npz(Data):
     """A NumPy archive with x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y to be split."""
 
@@ -114,4 +148,58 @@ class Pairs(Data):
     channels: Literal[1, 3] = Field(1, description="1 for grey and volumes, 3 for colour")
     patch: Patch | None = Field(
         None, description="depth, height and width of 3D patches, as stored; null: axial slices of image_size"
+    )
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+class BreastCancer(Data):
+    """569 breast tumours by 30 measurements, malignant or benign, inside scikit-learn."""
+
+    source: Literal["breast_cancer"]
+
+
+class Pbmc68k(Data):
+    """700 blood cells by the expression of 765 genes, 10 cell types; one fold of a cross-validation is the test."""
+
+    source: Literal["pbmc68k"]
+    # the smallest type has 8 cells, and each fold shows every type
+    folds: Annotated[int, Field(ge=2, le=8)] = Field(5, description="parts of the stratified cross-validation")
+    fold: NonNegativeInt | None = Field(
+        None, description="which part is the test split, from 0; null: train.seed modulo folds, so that seeds are folds"
+    )
+
+
+class BladderBatch(Data):
+    """57 bladder samples by the expression of their genes, from 5 laboratory batches; one batch is the test."""
+
+    source: Literal["bladderbatch"]
+    fold: Annotated[int, Field(ge=0, lt=5)] | None = Field(
+        None, description="which batch is the test split, from 0; null: train.seed modulo 5, so that seeds are batches"
+    )
+    genes: Annotated[int, Field(ge=1, le=22283)] = Field(
+        2000, description="how many genes: those that vary most in the training split"
+    )
+    validation: Fraction = Field(0.15, description="share of the training batches' samples held out")
+
+    @property
+    def folds(self) -> int:
+        return 5
+
+
+class Nuclei(Data):
+    """Binding energy per nucleon of atomic nuclei by their numbers of protons and neutrons (AME2020)."""
+
+    source: Literal["nuclei"]
+    features: Annotated[
+        tuple[Literal["Z", "N", "log_Z", "log_N", "odd_Z", "odd_N", "magic_Z", "magic_N"], ...], Field(min_length=1)
+    ] = Field(
+        ("Z", "N", "log_Z", "log_N", "odd_Z", "odd_N"),
+        description="inputs: protons Z and neutrons N, log(1 + Z), whether Z is odd, its distance to a closed shell",
+    )
+    split: Literal["random", "heavy"] = Field("random", description="which nuclei are the test: any, or the heaviest")
+    values: Literal["measured", "all"] = Field("measured", description="all: those extrapolated from trends as well")
+    lightest: NonNegativeInt = Field(
+        8, description="fewest protons and neutrons, 8 as in comparisons of mass models; 0: all nuclei"
     )

@@ -73,6 +73,12 @@ class RmsNorm(Section):
     epsilon: PositiveFloat = Field(1e-6, description="added to the mean square")
 
 
+class DomainNorm(Running):
+    """Each channel over the batch's examples of one domain, such as a laboratory; unknown domains meet all together."""
+
+    type: Literal["domain"]
+
+
 class SwitchableNorm(Running):
     """Instance, layer and batch statistics in learned shares, whatever the batch size."""
 

@@ -95,7 +95,14 @@ class Train(Section):
         None, description="weight of each class in the loss, by class name; balanced: inverse frequency"
     )
     clip_norm: PositiveFloat | None = Field(None, description="clip the global norm of the gradients")
-    metrics: tuple[Name, ...] = Field(("accuracy",), description="accuracy, top_5_accuracy, or registered ones")
+    metrics: tuple[Name, ...] = Field(
+        ("accuracy",),
+        description="those of the task (classification: accuracy, top_5_accuracy, auroc; segmentation: dice, iou, accuracy; regression: rmse, mae, r2), or registered ones",
+    )
+    recalibrate: Literal["test"] | None = Field(
+        None,
+        description="test: running statistics are estimated anew on the test inputs, without labels, before the test",
+    )
     init_from: Name | None = Field(None, description="a run directory or a .keras file whose weights to start from")
     freeze_normalizers: bool = Field(False, description="normalizers keep what init_from brought, in inference mode")
     checkpoint_every: PositiveInt = Field(200, description="steps between resume points; also at each epoch's end")
