@@ -34,7 +34,7 @@ def blocks(length: int, thickness: int, data) -> dict[str, list[range]]:
     raise UserError(
         f"data.gap, data.validation and data.test must leave a block for each split, of {thickness} slices at least."
         f" Received: a gap of {data.gap} in {length} slices, shares of {data.validation:g} and {data.test:g}."
-        " Lower them, or the depth of data.patch."
+        " Lower them, the depth of data.patch, or data.downsample."
     )
 
 

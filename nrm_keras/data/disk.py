@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from typing import Self
 
 import numpy as np
 
@@ -19,16 +20,23 @@ class DiskRows:
         dtype: of its values.
 
     Example:
-        >>> rows = DiskRows((2,), "uint8")
-        >>> rows.append(np.zeros((3, 2), "uint8"))
-        >>> rows.array().shape
+        >>> with DiskRows((2,), "uint8") as rows:
+        ...     rows.append(np.zeros((3, 2), "uint8"))
+        ...     array = rows.array()
+        >>> array.shape
         (3, 2)
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str):
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the array is
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
 
     def __len__(self) -> int:
         return self._count
@@ -51,12 +59,11 @@ class DiskRows:
         self._count += len(rows)
 
     def array(self) -> np.ndarray:
-        """The rows `(count, *shape)`, read-only; what one takes of it is read from the file. No rows can follow."""
+        """The rows `(count, *shape)`, read-only; what one takes of them is read from the file, also when this is closed."""
         try:
             self._file.flush()
         except OSError as error:
             raise UserError(f"{tempfile.gettempdir()}: {error.strerror}. Free some space, or set TMPDIR.") from error
-        with self._file:  # the array keeps it on disk
-            if not self._count:
-                return np.empty((0, *self.shape), self.dtype)
-            return np.memmap(self._file, self.dtype, "r", shape=(self._count, *self.shape))
+        if not self._count:
+            return np.empty((0, *self.shape), self.dtype)
+        return np.memmap(self._file, self.dtype, "r", shape=(self._count, *self.shape))

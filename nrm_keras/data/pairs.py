@@ -97,17 +97,18 @@ def _read(cases, shape: tuple[int, ...], dtype: str, data, limit: int | None, sp
     from rich.console import Console
     from rich.progress import track
 
-    inputs, labels = DiskRows(shape, dtype), DiskRows(shape[:-1], "uint8")
     groups = []
     console = Console(stderr=True)
-    for case in track(cases, f"reading {split}", console=console, transient=True, disable=not console.is_terminal):
-        if limit and len(inputs) >= limit:
-            break
-        images, masks = _examples(case, data)
-        inputs.append(images)
-        labels.append(masks)
-        groups += [case.patient] * len(images)
-    return Split(inputs.array(), labels.array(), np.array(groups, str))
+    shown = track(cases, f"reading {split}", console=console, transient=True, disable=not console.is_terminal)
+    with DiskRows(shape, dtype) as inputs, DiskRows(shape[:-1], "uint8") as labels:
+        for case in shown:
+            if limit and len(inputs) >= limit:
+                break
+            images, masks = _examples(case, data)
+            inputs.append(images)
+            labels.append(masks)
+            groups += [case.patient] * len(images)
+        return Split(inputs.array(), labels.array(), np.array(groups, str))
 
 
 def _examples(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +132,7 @@ def _volume(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
     image = read_dicom(case.image) if case.image.is_dir() else read_nifti(case.image)
     mask = read_nifti(case.mask, mask=True)
     require_same_grid(image, mask)
-    return image.values[..., None].astype("float32"), mask.values
+    return image.values[..., None].astype("float32", copy=False), mask.values
 
 
 def _picture(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
@@ -175,8 +176,10 @@ def _to_classes(mask: np.ndarray, case: Case, data) -> np.ndarray:
             f"{case.mask}: mask values are {known}. Received: {shown}, of which {unknown[0]} is no class."
             f" {hint or 'Name all of them in data.classes, with data.mask_values, or correct the mask'}."
         )
-    order = np.argsort(values)
-    return order[np.searchsorted(np.asarray(values)[order], mask)].astype("uint8")
+    labels = np.zeros(mask.shape, "uint8")
+    for label, value in enumerate(values):
+        labels[mask == value] = label
+    return labels
 
 
 def _at_size(images: np.ndarray, data, nearest: bool) -> np.ndarray:

@@ -112,7 +112,7 @@ class _OneVolume(Data):
     batch_size: PositiveInt = Field(2, description="examples per training step, over all replicas together")
     patch: Patch | None = Field(None, description="depth, height and width of 3D patches; null: axial slices")
     downsample: Literal[1, 2, 4] = Field(
-        1, description="average over so many voxels along height and width, with data.patch along depth as well"
+        2, description="average over so many voxels along height and width, with data.patch along depth as well"
     )
     gap: NonNegativeInt = Field(3, description="slices dropped between blocks of different splits")
 
