@@ -18,7 +18,7 @@ import keras
 import nrm_keras
 from nrm_keras.data import sources
 from nrm_keras.recipe import loading
-from nrm_keras.training import train
+from nrm_keras.training import assembly
 
 STEPS = 20
 NORMS = ("batch", "adaptive", "keras_batch")
@@ -54,11 +54,11 @@ def accuracies(norm, seeds):
         recipe = loading.load("images/digits_adaptive", overrides).recipe
         keras.utils.set_random_seed(seed)
         examples = sources.load(recipe.data)
-        batches = train.training_batches(recipe, examples)
-        fresh = train.build_model(recipe, examples, batches.steps_per_epoch)
+        batches = assembly.training_batches(recipe, examples)
+        fresh = assembly.build_model(recipe, examples, batches.steps_per_epoch)
         model = fresh if model is None else restarted(model, fresh)  # traced once
         model.fit(batches(0), steps_per_epoch=STEPS, shuffle=False, verbose=0)
-        validation = train.evaluation_data(examples, "validation", recipe.data.batch_size)
+        validation = assembly.evaluation_data(recipe, examples, "validation")
         running = accuracy(model, validation)
         nrm_keras.recalibrate(model, batches(0), evaluate=False, verbose=0)
         pairs.append((running, accuracy(model, validation)))

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from nrm_keras.data import sources
 from nrm_keras.recipe import loading
-from nrm_keras.training import train
+from nrm_keras.training import assembly
 from nrm_keras.training.distribution import LazyDataset
 
 
@@ -36,8 +36,8 @@ def main():
         update={"data": recipe.data.model_copy(update={"limit": arguments.steps * recipe.data.batch_size})}
     )
     examples = sources.load(recipe.data)
-    batches = train.training_batches(recipe, examples)
-    model = train.build_model(recipe, examples, batches.steps_per_epoch)
+    batches = assembly.training_batches(recipe, examples)
+    model = assembly.build_model(recipe, examples, batches.steps_per_epoch)
     x, y = (np.concatenate(column) for column in zip(*batches(0).as_numpy_iterator(), strict=True))
 
     requests = itertools.count()

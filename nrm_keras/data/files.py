@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 _OTHER_IMAGES = {".bmp", ".gif", ".tif", ".tiff", ".webp"}  # found, so that they are refused and not passed over
 _FORMATS = {"PNG", "JPEG", "MPO"}  # MPO: what phones write into .jpg, a JPEG with more pictures behind the first
 _MAX_CLASSES = 2**16
-_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 
 class Npz(OwnSource):
@@ -25,6 +25,7 @@ class Npz(OwnSource):
 
     name = "npz"
     what = "your own NumPy archive: data.path"
+    needs = "an .npz file"
 
     @classmethod
     def find(cls, data=None) -> str | None:
@@ -35,7 +36,7 @@ class Npz(OwnSource):
         arrays = read_arrays(Path(data.path))
         classes = _class_names(arrays["classes"], data.path) if "classes" in arrays else None
         limit = len(classes) if classes else _MAX_CLASSES
-        splits = {name: _npz_split(arrays, names, limit, data.path) for name, names in _NAMES.items()}
+        splits = {name: _npz_split(arrays, names, limit, data.path) for name, names in SPLIT_FOLDERS.items()}
         if splits["train"] is None:
             splits["train"] = _npz_split(arrays, ("",), limit, data.path)
         if splits["train"] is None:
@@ -55,6 +56,7 @@ class Folder(OwnSource):
 
     name = "folder"
     what = "your own folder of images: data.path"
+    needs = "a folder of images"
 
     @classmethod
     def find(cls, data=None) -> str | None:
@@ -65,7 +67,7 @@ class Folder(OwnSource):
         root = Path(data.path)
         if not root.is_dir():
             raise UserError(f"{root}: the source folder needs a folder of images. Received: no such folder.")
-        parts = {name: _split_folder(root, names) for name, names in _NAMES.items()}
+        parts = {name: split_folder(root, names) for name, names in SPLIT_FOLDERS.items()}
         base = parts["train"] or root
         classes = tuple(sorted(_folders(base) - {part.name for part in parts.values() if part and base == root}))
         if len(classes) < 2:
@@ -188,7 +190,7 @@ def _folders(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
 
 
-def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+def split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     """The folder of a split, in capitals or not."""
     found = sorted(name for name in _folders(root) if name.lower() in names)
     if len(found) > 1:

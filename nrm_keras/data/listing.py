@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nrm_keras.data.source import OwnSource, Source
+from nrm_keras.data.source import Source, is_own
 from nrm_keras.data.sources import SOURCES
 from nrm_keras.errors import UserError
 from nrm_keras.recipe.problems import did_you_mean
@@ -21,7 +21,7 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def _here(source: type[Source]) -> str:
-    return "anywhere" if issubclass(source, OwnSource) else source.find() or "no"
+    return "anywhere" if is_own(source) else source.find() or "no"
 
 
 def prepare(name: str, archives: Path | None = None, accept_checksum: bool = False) -> str:
@@ -30,7 +30,7 @@ def prepare(name: str, archives: Path | None = None, accept_checksum: bool = Fal
     Raises:
         UserError: no such data set, or it can't be had.
     """
-    known = [name for name, source in SOURCES.items() if not issubclass(source, OwnSource)]
+    known = [name for name, source in SOURCES.items() if not is_own(source)]
     if name not in known:
         raise UserError(f"data prepare takes one of {', '.join(known)}. Received: {name}.{did_you_mean(name, known)}")
     if archives is not None and not archives.exists():

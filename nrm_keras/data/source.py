@@ -62,19 +62,27 @@ class Source:
 
 
 class OwnSource(Source):
-    """A user's own data, which the recipe names in `data.path`."""
+    """A user's own data, which the recipe names in `data.path`.
+
+    Attributes:
+        needs: what `data.path` has to be, in words.
+    """
 
     where_from = "you"
+    needs = ""
 
     @classmethod
     def prepare(cls, archives=None, accept_checksum=False):
-        raise UserError(
-            f"data prepare takes a public data set. Received: {cls.name}, {cls.what}. Set data.path in a recipe."
-        )
+        raise UserError(f"data prepare is for public data sets. Received: {cls.name}. Set data.path in a recipe.")
 
     @classmethod
     def mock(cls, data, count):
-        raise UserError(f"data.path: {cls.what.split(':')[0]} is needed. Received: {data.path}, which is none.")
+        raise UserError(f"data.path: the source {cls.name} needs {cls.needs}. Received: {data.path}, which is none.")
+
+
+def is_own(source) -> bool:
+    """Whether a source (a class, or what a user registered) is a user's own data."""
+    return isinstance(source, type) and issubclass(source, OwnSource)
 
 
 def mock_images(shape: tuple[int, ...], classes: tuple[str, ...], count: int) -> Examples:

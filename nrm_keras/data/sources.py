@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nrm_keras import registry
-from nrm_keras.data import files, genomics, images, nuclei, tables, texts
+from nrm_keras.data import files, genomics, images, medical, nuclei, pairs, tables, texts
 from nrm_keras.data.examples import Examples, limited, require_disjoint
-from nrm_keras.data.source import Source
+from nrm_keras.data.source import Source, is_own
 from nrm_keras.errors import UserError
 
 
@@ -26,11 +26,11 @@ def require(data) -> None:
     Raises:
         UserError: it is not.
     """
-    what = {"npz": "an .npz file", "folder": "a folder of images", "text_file": "a .csv or .jsonl file"}.get(
-        data.source
-    )
-    if what and find(data) is None:
-        raise UserError(f"data.path: the source {data.source} needs {what}. Received: {data.path}, which is none.")
+    source = _source(data)
+    if is_own(source) and source.find(data) is None:
+        raise UserError(
+            f"data.path: the source {data.source} needs {source.needs}. Received: {data.path}, which is none."
+        )
 
 
 def load(data, limit: int | None = None, seed: int = 0) -> Examples:
@@ -86,12 +86,15 @@ SOURCES: dict[str, type[Source]] = {
         texts.ImdbReviews,
         texts.AgNewsSubset,
         texts.TextFile,
+        medical.Brain,
+        medical.Tissue,
         tables.BreastCancer,
         genomics.Pbmc68k,
         genomics.BladderBatch,
         nuclei.Nuclei,
         files.Npz,
         files.Folder,
+        pairs.Pairs,
     )
 }
 

@@ -200,6 +200,7 @@ class TextFile(OwnSource):
 
     name = "text_file"
     what = "your own CSV or JSONL file of texts: data.path"
+    needs = "a .csv or .jsonl file"
 
     @classmethod
     def find(cls, data=None) -> str | None:

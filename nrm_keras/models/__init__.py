@@ -8,11 +8,22 @@ import numpy as np
 from nrm_keras import registry
 from nrm_keras.models.mlp import mlp
 from nrm_keras.models.normalizers import norm_factory
+from nrm_keras.models.recurrent import gru
+from nrm_keras.models.residual_mlp import residual_mlp
 from nrm_keras.models.resnet import resnet
+from nrm_keras.models.transformer import transformer
+from nrm_keras.models.unet import unet
 
-__all__ = ["build", "mlp", "norm_factory", "resnet", "smallest"]
+__all__ = ["build", "gru", "mlp", "norm_factory", "residual_mlp", "resnet", "smallest", "transformer", "unet"]
 
-_BUILTIN = {"mlp": mlp, "resnet": resnet}
+_BUILTIN = {
+    "gru": gru,
+    "mlp": mlp,
+    "residual_mlp": residual_mlp,
+    "resnet": resnet,
+    "transformer": transformer,
+    "unet": unet,
+}
 
 
 Moments = tuple[np.ndarray, np.ndarray]
@@ -73,4 +84,6 @@ def smallest(section):
     """The smallest member of a model's family, for smoke runs."""
     if section.type == "mlp":
         return section.model_copy(update={"units": section.units[:1]})
-    return section.model_copy(update={"depth": 8}) if section.type == "resnet" else section
+    if section.type == "resnet":
+        return section.model_copy(update={"depth": 8 if section.block == "basic" else 11})
+    return section.model_copy(update={"depth": 1}) if section.type in _BUILTIN else section

@@ -8,31 +8,37 @@ from nrm_keras.errors import UserError
 from nrm_keras.models.blocks import has_bias, normalize, normalize_and_activate
 from nrm_keras.models.normalizers import NormFactory
 
+# The kernel sizes of a block's convolutions, and how many times the channels its last one hands on.
+_BLOCKS = {"basic": ((3, 3), 1), "bottleneck": ((1, 3, 1), 4)}
+
 
 def resnet(
     x,
     norm: NormFactory | None,
     depth: int = 20,
     width: int = 16,
+    block: str = "basic",
     activation: str = "relu",
     dropout: float = 0.0,
     placement: str = "before_activation",
 ):
     """Three stages of residual blocks with width, 2 and 4 times width channels, halving the image in between.
 
-    Unlike in the paper, a shortcut that changes shape is a 1x1 convolution with its normalizer (its option B).
+    Unlike in the paper's CIFAR networks, a shortcut that changes shape is a 1x1 convolution with its normalizer (its
+    option B). The stride of a bottleneck is that of its 3x3 convolution.
 
     Args:
         x: symbolic tensor `(batch, height, width, channels)`.
         norm: makes a normalizer under a given name, see `norm_factory`; None for none.
-        depth: 6n + 2 layers with weights.
-        width: channels of the first stage.
+        depth: 6n + 2 layers with weights, or 9n + 2 of bottlenecks.
+        width: channels of the first stage; bottlenecks hand on 4 times as many.
+        block: "basic", two 3x3 convolutions, or "bottleneck", 1x1, 3x3 and 1x1 (section 4.1, figure 5).
         activation: any activation Keras knows by name.
         dropout: share of features dropped before the last layer.
         placement: "before_activation" (convolution, normalizer, activation) or "after_activation".
 
     Returns:
-        Symbolic tensor `(batch, 4 * width)`.
+        Symbolic tensor `(batch, 4 * width)`, or `(batch, 16 * width)` of bottlenecks.
 
     Raises:
         UserError: inputs that are no images.
@@ -45,25 +51,30 @@ def resnet(
     x = _convolution(x, width, norm, placement, "stem")
     x = normalize_and_activate(x, norm, activation, placement, "stem")
     for stage in range(3):
-        for block in range((depth - 2) // 6):
-            stride = 2 if stage > 0 and block == 0 else 1
-            name = f"stage{stage + 1}_block{block + 1}"
-            x = _block(x, width * 2**stage, stride, norm, activation, placement, name)
+        for number in range((depth - 2) // (3 * len(_BLOCKS[block][0]))):
+            stride = 2 if stage > 0 and number == 0 else 1
+            name = f"stage{stage + 1}_block{number + 1}"
+            x = _block(x, width * 2**stage, stride, block, norm, activation, placement, name)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.layers.Dropout(dropout, name="dropout")(x) if dropout else x
 
 
-def _block(x, width, stride, norm, activation, placement, name):
+def _block(x, width, stride, block, norm, activation, placement, name):
     shortcut = x
-    x = _convolution(x, width, norm, placement, f"{name}_conv1", strides=stride)
-    x = normalize_and_activate(x, norm, activation, placement, f"{name}_conv1")
-    x = _convolution(x, width, norm, placement, f"{name}_conv2")
+    kernel_sizes, expansion = _BLOCKS[block]
+    filters = width * expansion
+    for number, kernel_size in enumerate(kernel_sizes, 1):
+        conv, last = f"{name}_conv{number}", number == len(kernel_sizes)
+        strides = stride if number == 1 + kernel_sizes.index(3) else 1
+        x = _convolution(x, filters if last else width, norm, placement, conv, kernel_size, strides)
+        if not last:
+            x = normalize_and_activate(x, norm, activation, placement, conv)
     # behind the activation there is one normalizer per sum; before it, one per branch
     per_branch = placement == "before_activation"
     if per_branch:
-        x = normalize(x, norm, f"{name}_conv2_norm")
-    if stride != 1 or shortcut.shape[-1] != width:
-        shortcut = _convolution(shortcut, width, norm, placement, f"{name}_shortcut", kernel_size=1, strides=stride)
+        x = normalize(x, norm, f"{conv}_norm")
+    if stride != 1 or shortcut.shape[-1] != filters:
+        shortcut = _convolution(shortcut, filters, norm, placement, f"{name}_shortcut", kernel_size=1, strides=stride)
         if per_branch:
             shortcut = normalize(shortcut, norm, f"{name}_shortcut_norm")
     x = keras.layers.Add(name=f"{name}_add")([x, shortcut])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -100,10 +101,34 @@ def _entries(field: str, value: Any) -> list[tuple[str, Any]]:
 @_reads("model")
 def _resnet_depth(recipe: Recipe) -> Iterator[Problem]:
     model = recipe.model
-    if model.type == "resnet" and (model.depth < 8 or model.depth % 6 != 2):
-        lower = max(8, (model.depth - 2) // 6 * 6 + 2)
-        near = str(lower) if model.depth < 8 else f"{lower} or {lower + 6}"
-        yield "model.depth", f"the depth of a resnet is 6n + 2: 8, 14, 20, ... Received: {model.depth}. Use {near}."
+    if model.type != "resnet":
+        return
+    step, of = (6, "a resnet") if model.block == "basic" else (9, "a resnet of bottlenecks")
+    first = step + 2
+    if model.depth < first or model.depth % step != 2:
+        lower = max(first, (model.depth - 2) // step * step + 2)
+        near = str(lower) if model.depth < first else f"{lower} or {lower + step}"
+        yield (
+            "model.depth",
+            (
+                f"the depth of {of} is {step}n + 2: {first}, {first + step}, {first + 2 * step}, ..."
+                f" Received: {model.depth}. Use {near}."
+            ),
+        )
+
+
+@_reads("model")
+def _heads_divide(recipe: Recipe) -> Iterator[Problem]:
+    model = recipe.model
+    if model.type == "transformer" and model.width % model.heads:
+        fitting = [n for n in range(1, min(model.width, 64) + 1) if model.width % n == 0]
+        yield (
+            "model.heads",
+            (
+                f"heads must divide the width of a transformer, {model.width}. Received: {model.heads}."
+                f" Use one of {shown(fitting)}."
+            ),
+        )
 
 
 @_reads("model", "norm")
@@ -126,24 +151,42 @@ def _groups_divide(recipe: Recipe) -> Iterator[Problem]:
 @_reads("model", "norm")
 def _one_value_per_statistic(recipe: Recipe) -> Iterator[Problem]:
     model, norm = recipe.model, recipe.norm
-    if model.type != "mlp":
+    if model.type not in ("mlp", "residual_mlp"):
         return
     if norm.type == "instance":
         yield (
             "norm.type",
             (
-                "instance normalization needs positions, and an mlp has none: each value would be normalized by itself, to 0."
-                " Received: instance. Use layer or group."
+                f"instance normalization needs positions, and {_an(model.type)} has none: each value would be normalized by itself,"
+                " to 0. Received: instance. Use layer or group."
             ),
         )
-    elif _groups(norm) and _groups(norm) in model.units:
+    elif _groups(norm) and _groups(norm) in _channels(model):
         yield (
             "norm.groups",
             (
-                f"a group in an mlp needs two channels at least, or each value is normalized by itself, to 0."
+                f"a group in {_an(model.type)} needs two channels at least, or each value is normalized by itself, to 0."
                 f" Received: {_groups(norm)} groups for {_groups(norm)} units. Use fewer groups."
             ),
         )
+
+
+@_reads("model", "norm")
+def _one_value_per_statistic_of_a_step(recipe: Recipe) -> Iterator[Problem]:
+    """Inside of a recurrence a step has no positions: a group of one channel would be normalized to 0."""
+    model, norm = recipe.model, recipe.norm
+    if model.type == "gru" and norm.type == "group" and norm.groups == model.width:
+        yield (
+            "norm.groups",
+            (
+                "a group inside of a recurrence needs two channels at least, or each value is normalized by itself, to 0."
+                f" Received: {norm.groups} groups for {model.width} channels. Use fewer groups."
+            ),
+        )
+
+
+def _an(model_type: str) -> str:
+    return "an mlp" if model_type == "mlp" else f"a {model_type}"
 
 
 @_reads("norm")
@@ -186,7 +229,16 @@ def _channels(model) -> tuple[int, ...]:
     """Channels wherever the model has a normalizer; nothing for models that are not ours."""
     if model.type == "mlp":
         return model.units
-    return (model.width, 2 * model.width, 4 * model.width) if model.type == "resnet" else ()
+    if model.type in ("residual_mlp", "transformer"):
+        return (model.width,)
+    if model.type == "gru":
+        return (model.width, 2 * model.width)
+    if model.type == "unet":
+        return tuple(model.width * 2**level for level in range(model.depth + 1))
+    if model.type == "resnet":
+        times = (1, 2, 4) if model.block == "basic" else (1, 2, 4, 8, 16)
+        return tuple(model.width * factor for factor in times)
+    return ()
 
 
 # Schedule ------------------------------------------------------------------------------------------------------------
@@ -285,6 +337,18 @@ def _xla_fits(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("train")
+def _recalibrated_on_one_device(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.train.recalibrate and recipe.train.strategy != "none":
+        yield (
+            "train.recalibrate",
+            (
+                f"running statistics are estimated anew on one device. Received: strategy: {recipe.train.strategy}."
+                " Set train.strategy: none, or remove train.recalibrate."
+            ),
+        )
+
+
+@_reads("train")
 def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
     if recipe.train.freeze_normalizers and recipe.train.init_from is None:
         yield (
@@ -305,6 +369,37 @@ def _shares_leave_some(recipe: Recipe) -> Iterator[Problem]:
             (
                 f"validation and test are shares of all examples and must leave some to train on: together below 1."
                 f" Received: {data.validation:g} + {data.test:g}. Lower one of them."
+            ),
+        )
+
+
+@_reads("data")
+def _pairs_options(recipe: Recipe) -> Iterator[Problem]:
+    data = recipe.data
+    if data.source != "pairs":
+        return
+    if len(set(data.classes)) < len(data.classes):
+        yield "data.classes", f"a class is named once. Received: {shown(data.classes)}. Rename or remove one."
+    values = data.mask_values
+    if values is not None and len({*values}) != len(data.classes):
+        yield (
+            "data.mask_values",
+            (
+                f"one distinct value for each of the {len(data.classes)} classes, in their order."
+                f" Received: {shown(values)}. Correct data.mask_values or data.classes."
+            ),
+        )
+    try:
+        groups = None if data.patient is None else re.compile(data.patient).groups
+    except re.error as error:
+        yield "data.patient", f"a regular expression. Received: {data.patient!r}: {error}. Correct it."
+        return
+    if groups not in (None, 1):
+        yield (
+            "data.patient",
+            (
+                f"a regular expression with one group in parentheses, the patient. Received: {groups} groups in"
+                f" {data.patient!r}. Write the others as (?:...)."
             ),
         )
 

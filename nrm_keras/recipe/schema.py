@@ -15,6 +15,7 @@ from nrm_keras.recipe import rules
 from nrm_keras.recipe.sections.base import Custom, Name, Section
 from nrm_keras.recipe.sections.data import (
     BladderBatch,
+    Brain,
     BreastCancer,
     Cifar10,
     Cifar100,
@@ -27,10 +28,12 @@ from nrm_keras.recipe.sections.data import (
     Mnist5k,
     Npz,
     Nuclei,
+    Pairs,
     PatchCamelyon,
     Pbmc68k,
+    Tissue,
 )
-from nrm_keras.recipe.sections.models import Mlp, Resnet
+from nrm_keras.recipe.sections.models import Gru, Mlp, ResidualMlp, Resnet, Transformer, Unet
 from nrm_keras.recipe.sections.norms import (
     AdaptiveNorm,
     BatchNorm,
@@ -80,15 +83,18 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
         ImdbReviews,
         AgNewsSubset,
         TextFile,
+        Brain,
+        Tissue,
         BreastCancer,
         Pbmc68k,
         BladderBatch,
         Nuclei,
         Npz,
         Folder,
+        Pairs,
         by="source",
     ),
-    "model": _by_name(Mlp, Resnet),
+    "model": _by_name(Mlp, ResidualMlp, Resnet, Unet, Transformer, Gru),
     "norm": _by_name(
         NoNorm,
         BatchNorm,

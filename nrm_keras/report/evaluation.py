@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import plotly.graph_objects as go
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nrm_keras.report.figures import Chart
 from nrm_keras.report.reading import Count
+from nrm_keras.report.regression import Predictions, known_version
 from nrm_keras.report.tables import Table, interval_words
 from nrm_keras.report.verdict import number, percent, wilson
 from nrm_keras.runs import directory
@@ -55,12 +65,7 @@ class Evaluation(BaseModel):
     unanswered: Count = 0
     examples: list[Example] = []
 
-    @field_validator("version")
-    @classmethod
-    def _known(cls, version: int) -> int:
-        if version != 1:
-            raise ValueError(f"this nrm_keras reads version 1. Received: {version}. Another release wrote it")
-        return version
+    _known = field_validator("version")(known_version)
 
     @model_validator(mode="after")
     def _shapes(self) -> Evaluation:
@@ -73,6 +78,10 @@ class Evaluation(BaseModel):
                 f" Received: {count} classes, {len(self.confusion)} rows of {widths} columns, {losses} losses"
             )
         return self
+
+    @property
+    def answered(self) -> int:
+        return sum(self.examples_per_class)
 
     @property
     def examples_per_class(self) -> list[int]:
@@ -96,6 +105,15 @@ class Evaluation(BaseModel):
         return max(others, key=row.__getitem__, default=None)
 
 
+def _kind(content) -> str:
+    return "targets" if isinstance(content, dict) and "targets" in content else "classes"
+
+
+CONTENT = TypeAdapter(
+    Annotated[Annotated[Evaluation, Tag("classes")] | Annotated[Predictions, Tag("targets")], Discriminator(_kind)]
+)
+
+
 @dataclass(frozen=True)
 class Picture:
     """An example as data URIs of PNGs, with what is to be seen in words; masks are empty where there are none."""
@@ -106,11 +124,11 @@ class Picture:
     predicted_mask: str = ""
 
 
-def read(run_dir: Path, notices: list[str]) -> Evaluation | None:
+def read(run_dir: Path, notices: list[str]) -> Evaluation | Predictions | None:
     """The run's evaluation. A run that is still training has none; anything else that is amiss becomes a notice."""
     file = directory.EVALUATION
     try:
-        found = Evaluation.model_validate_json((Path(run_dir) / file).read_bytes())
+        found = CONTENT.validate_json((Path(run_dir) / file).read_bytes())
     except FileNotFoundError:
         if (Path(run_dir) / directory.SUMMARY).exists():
             notices.append(f"{file} is missing, so results per class are left out.")
@@ -122,15 +140,14 @@ def read(run_dir: Path, notices: list[str]) -> Evaluation | None:
         problems = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
         notices.append(f"{file} is not as expected and is left out: {'; '.join(problems[:3])}")
         return None
-    answered = sum(found.examples_per_class)
     if found.unanswered:
         notices.append(
-            f"For {found.unanswered:,} of {found.unanswered + answered:,} {found.split} {found.unit} the model's answer is not"
-            " finite; results per class leave them out."
+            f"For {found.unanswered:,} of {found.unanswered + found.answered:,} {found.split} {found.unit} the model's answer"
+            " is not finite; what follows leaves them out."
         )
-    elif not answered:
+    elif not found.answered:
         notices.append(f"{file} counts no {found.unit}, so results per class are left out.")
-    return found if answered else None
+    return found if found.answered else None
 
 
 def per_class(evaluation: Evaluation) -> Table:

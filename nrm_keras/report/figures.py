@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from nrm_keras.report import plots
 from nrm_keras.report.statistics import Series
 from nrm_keras.report.verdict import label, number
+from nrm_keras.runs.metrics import smaller_is_better
 
 NOT_METRICS = {"epoch", "learning_rate", "seconds"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -81,7 +82,7 @@ def _chart(name: str, epochs: list[float], curves: dict[str, list[float]], best_
     for key, values in curves.items():
         figure.add_trace(_line(key, epochs, values, dashed=key == "validation", marked=len(epochs) <= 30))
     if best_epoch and not is_rate:
-        _mark(figure, best_epoch, at_top="accuracy" not in name, leftwards=best_epoch > len(epochs) / 2)
+        _mark(figure, best_epoch, at_top=smaller_is_better(name), leftwards=best_epoch > len(epochs) / 2)
     if len(epochs) <= 12:
         figure.update_xaxes(tick0=1, dtick=1)
     if len(epochs) == 1:
@@ -89,11 +90,13 @@ def _chart(name: str, epochs: list[float], curves: dict[str, list[float]], best_
     if is_rate:
         figure.update_yaxes(rangemode="tozero", exponentformat="power", tickformat="~g")
     title = label(name).capitalize()
-    return Chart(title, _sentence(epochs, curves, highest="accuracy" in name, is_rate=is_rate), figure.to_plotly_json())
+    return Chart(
+        title, _sentence(epochs, curves, highest=not smaller_is_better(name), is_rate=is_rate), figure.to_plotly_json()
+    )
 
 
 def _mark(figure: go.Figure, epoch: int, at_top: bool, leftwards: bool) -> None:
-    """A vertical line with its words where the curves of a loss, or of an accuracy, usually aren't."""
+    """A vertical line with its words where the curves of an error, or of a score, usually aren't."""
     figure.add_vline(x=epoch, line={"dash": "dot", "width": 1.5})
     place = {"y": 1, "yanchor": "top"} if at_top else {"y": 0, "yanchor": "bottom"}
     side = {"xanchor": "right", "xshift": -3} if leftwards else {"xanchor": "left", "xshift": 3}

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from nrm_keras.errors import UserError
-from nrm_keras.report import evaluation, figures, findings, inside, tables, verdict
+from nrm_keras.report import evaluation, figures, findings, inside, regression, tables, verdict
 from nrm_keras.report.reading import RunFiles, read_run
 from nrm_keras.runs import directory
 from nrm_keras.version import __version__
@@ -71,7 +71,8 @@ def _content(run: RunFiles) -> dict:
         "tiles": _tiles(run),
         "commands": _commands(run),
         "notices": notices,
-        "classes": _classes(run, answers, notices),
+        "classes": _classes(run, answers, notices) if isinstance(answers, evaluation.Evaluation) else None,
+        "predictions": regression.charts(answers) if isinstance(answers, regression.Predictions) else [],
         "charts": figures.charts(run.metrics, summary.best_epoch if summary else None),
         "findings": findings.cards(run.findings, run.statistics),
         "sections": inside.sections(run.statistics),
@@ -85,10 +86,8 @@ def _content(run: RunFiles) -> dict:
     }
 
 
-def _classes(run: RunFiles, answers: evaluation.Evaluation | None, notices: list[str]) -> dict | None:
+def _classes(run: RunFiles, answers: evaluation.Evaluation, notices: list[str]) -> dict:
     """What is shown of how the classes fare."""
-    if answers is None:
-        return None
     examples = answers.unit == "examples"
     return {
         "split": answers.split,

@@ -8,6 +8,11 @@ from pathlib import Path
 from nrm_keras.runs.directory import METRICS
 
 
+def smaller_is_better(name: str) -> bool:
+    """Whether a metric of that name is an error: a loss, rmse, mae."""
+    return name.endswith(("loss", "error", "rmse", "mae"))
+
+
 def read_metrics(run_dir: Path) -> dict[str, list[float]]:
     """The columns of a run's `metrics.csv`, each with one value an epoch; empty where nothing was written yet.
 

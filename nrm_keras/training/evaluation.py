@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nrm_keras.data.examples import Examples, Split
+from nrm_keras.data.examples import Examples, Split, limited
 from nrm_keras.data.pipelines import Batches
 from nrm_keras.report.evaluation import MOST_PICTURES
+from nrm_keras.report.regression import MOST_POINTS
 from nrm_keras.runs import directory
 from nrm_keras.training import masks, pictures
 
@@ -35,8 +36,8 @@ def write(path: Path, model: keras.Model, examples: Examples, batch_size: int) -
     """Measures the test split, or validation where there is none, and writes `evaluation.json` and `examples/`.
 
     `confusion[i][j]` counts the examples (of masks the positions) of class i that the model takes for class j. Those
-    whose logits are not finite are `unanswered` and not in it. Without both splits, without classes, or with more than
-    1,000 of them, nothing is written.
+    whose logits are not finite are `unanswered` and not in it. Of a regression `true` and `predicted` are listed, of at
+    most 2,000 random examples. Without both splits, or with more than 1,000 classes, nothing is written.
 
     Args:
         path: the run directory; what an earlier evaluation left there is removed.
@@ -47,14 +48,13 @@ def write(path: Path, model: keras.Model, examples: Examples, batch_size: int) -
     (path / directory.EVALUATION).unlink(missing_ok=True)
     shutil.rmtree(path / directory.EXAMPLES, ignore_errors=True)
     name = next((name for name in ("test", "validation") if len(getattr(examples, name))), None)
-    if name is None or not examples.classes or len(examples.classes) > MOST_CLASSES:
+    if name is None or len(examples.classes) > MOST_CLASSES:
         return
     split = getattr(examples, name)
     domains = isinstance(model.input, dict)
     batches = Batches(split, batch_size, decode=examples.decode, encode=examples.encode, domains=domains)(0)
-    measure = masks.measure if examples.task == "segmentation" else _measure
-    content = {"version": 1, "split": name, "classes": list(examples.classes)}
-    content |= measure(path, answering(model, batches), batches, split, examples)
+    measure = {"classification": _measure, "segmentation": masks.measure, "regression": _predictions}[examples.task]
+    content = {"version": 1, "split": name, **measure(path, answering(model, batches), batches, split, examples)}
     directory.write_text(path / directory.EVALUATION, json.dumps(content, allow_nan=False) + "\n")
 
 
@@ -69,6 +69,7 @@ def _measure(path: Path, logits_of, batches: tf.data.Dataset, split: Split, exam
     answers, count = _answers(logits_of, batches), len(examples.classes)
     confusion = np.bincount(answers.true * count + answers.predicted, minlength=count * count).reshape(count, count)
     return {
+        "classes": list(examples.classes),
         "confusion": confusion.tolist(),
         "loss_per_class": _loss_per_class(answers, count),
         "unanswered": len(split) - len(answers.index),
@@ -97,6 +98,18 @@ def _loss_per_class(answers: Answers, classes: int) -> list[float | None]:
     counts = np.bincount(answers.true, minlength=classes)
     sums = np.bincount(answers.true, answers.loss, minlength=classes)
     return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+
+
+def _predictions(path: Path, outputs_of, batches: tf.data.Dataset, split: Split, examples: Examples) -> dict:
+    predicted = np.concatenate([outputs_of(inputs) for inputs, _ in batches])
+    some = limited(Split(predicted, split.labels), MOST_POINTS)
+    (rows,) = np.isfinite(some.inputs).all(1).nonzero()
+    return {
+        "targets": list(examples.targets),
+        "true": some.labels[rows].tolist(),
+        "predicted": some.inputs[rows].tolist(),
+        "unanswered": int((~np.isfinite(predicted).all(1)).sum()),
+    }
 
 
 def _worst(path: Path, answers: Answers, split: Split, examples: Examples) -> list[dict]:

@@ -36,6 +36,7 @@ def measure(path: Path, logits_of, batches: tf.data.Dataset, split: Split, examp
         losses += np.bincount(true[finite], loss, minlength=count)
     confusion = confusion.reshape(count, count)
     return {
+        "classes": list(examples.classes),
         "unit": "pixels" if len(examples.shape) == 3 else "voxels",
         "confusion": confusion.tolist(),
         "loss_per_class": [float(loss / n) if n else None for loss, n in zip(losses, confusion.sum(1), strict=True)],

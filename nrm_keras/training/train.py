@@ -15,6 +15,7 @@ from nrm_keras import registry
 from nrm_keras.diagnostics.callback import InternalStatistics
 from nrm_keras.diagnostics.records import forget_after
 from nrm_keras.runs import directory as run_directory
+from nrm_keras.runs.metrics import smaller_is_better
 from nrm_keras.surgery import recalibrate
 from nrm_keras.training import baseline, distribution, evaluation
 from nrm_keras.training.assembly import (
@@ -204,7 +205,7 @@ class BestWeights(keras.callbacks.ModelCheckpoint):
     """Keeps the weights of the first of the epochs with the best value of `monitor`, and remembers which it was."""
 
     def __init__(self, path: Path, monitor: str):
-        mode = "min" if monitor.endswith(("loss", "error", "rmse", "mae")) else "max"
+        mode = "min" if smaller_is_better(monitor) else "max"
         super().__init__(path, monitor=monitor, mode=mode, save_best_only=True, save_weights_only=True)
         self.best_epoch: int | None = None
 

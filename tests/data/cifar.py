@@ -1,4 +1,4 @@
-"""A tiny archive in CIFAR-10's exact binary format."""
+"""Tiny archives in CIFAR's exact binary formats."""
 
 import io
 import tarfile
@@ -23,7 +23,25 @@ def write_archive(folder: Path, per_file: int = 20) -> Path:
     return path
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+def write_archive_100(folder: Path, train: int = 300, test: int = 100) -> tuple[Path, dict[str, np.ndarray]]:
+    """`cifar-100-binary.tar.gz` of random pictures, and the bytes of `train.bin` and `test.bin` as rows."""
+    rng = np.random.default_rng(0)
+    path, rows = folder / "cifar-100-binary.tar.gz", {}
+    with tarfile.open(path, "w:gz") as archive:
+        _add(
+            archive, "coarse_label_names.txt", "".join(f"coarse {i}\n" for i in range(20)).encode(), "cifar-100-binary"
+        )
+        _add(archive, "fine_label_names.txt", "".join(f"fine {i}\n" for i in range(100)).encode(), "cifar-100-binary")
+        for name, count in (("train", train), ("test", test)):
+            fine = np.arange(count) % 100
+            pictures = rng.integers(0, 256, (count, 3072))
+            # a byte of the coarse label, one of the fine label, then red, green and blue
+            rows[name] = np.concatenate([fine[:, None] // 5, fine[:, None], pictures], axis=1).astype("uint8")
+            _add(archive, f"{name}.bin", rows[name].tobytes(), "cifar-100-binary")
+    return path, rows
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes, folder: str = "cifar-10-batches-bin") -> None:
+    info = tarfile.TarInfo(f"{folder}/{name}")
     info.size = len(content)
     archive.addfile(info, io.BytesIO(content))

@@ -101,6 +101,56 @@ class CustomData(Data):
         return dict(self.model_extra or {})
 
 
+# Medical images ------------------------------------------------------------------------------------------------------
+
+Patch = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class _OneVolume(Data):
+    batch_size: PositiveInt = Field(2, description="examples per training step, over all replicas together")
+    patch: Patch | None = Field(None, description="depth, height and width of 3D patches; null: axial slices")
+    downsample: Literal[1, 2, 4] = Field(
+        1, description="average over so many voxels along height and width, with data.patch along depth as well"
+    )
+    gap: NonNegativeInt = Field(3, description="slices dropped between blocks of different splits")
+
+
+class Brain(_OneVolume):
+    """Brain or background in the T1 MRI of one head; blocks of slices are held out."""
+
+    source: Literal["brain"]
+
+
+class Tissue(_OneVolume):
+    """Grey matter, white matter, fluid or background in the T1 MRI of an average brain; blocks of slices are held out."""
+
+    source: Literal["tissue"]
+
+
+class Pairs(Data):
+    """Images with masks: images/NAME.png with masks/NAME.png, NIfTI files, DICOM series; split by patient."""
+
+    source: Literal["pairs"]
+    path: Name = Field(description="the folder; relative to the recipe's file, or to the shell for an override")
+    classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=256)] = Field(
+        ("background", "foreground"), description="what mask values mean, from the lowest"
+    )
+    mask_values: tuple[int, ...] | None = Field(
+        None, description="the value of each class in masks, such as [0, 255]; null: 0, 1, 2, ..."
+    )
+    patient: Name | None = Field(
+        None,
+        description="regular expression with one group, the patient, searched in the name below images; null: the first"
+        " folder, or what is before the first _",
+    )
+    image_size: tuple[PositiveInt, PositiveInt] = Field((128, 128), description="height and width of images and slices")
+    fit: Literal["resize", "pad"] = Field("resize", description="how images get image_size; pad: also crops")
+    channels: Literal[1, 3] = Field(1, description="1 for grey and volumes, 3 for colour")
+    patch: Patch | None = Field(
+        None, description="depth, height and width of 3D patches, as stored; null: axial slices of image_size"
+    )
+
+
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
