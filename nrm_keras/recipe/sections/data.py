@@ -202,6 +202,6 @@ class Nuclei(Data):
     )
     split: Literal["random", "heavy"] = Field("random", description="which nuclei are the test: any, or the heaviest")
     values: Literal["measured", "all"] = Field("measured", description="all: those extrapolated from trends as well")
-    lightest: NonNegativeInt = Field(
+    lightest: Annotated[int, Field(ge=0, le=50)] = Field(
         8, description="fewest protons and neutrons, 8 as in comparisons of mass models; 0: all nuclei"
     )
