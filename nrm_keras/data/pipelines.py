@@ -100,7 +100,7 @@ class Batches:
             return self._uniform(name, epoch, step, count, numbers)[low:high]
 
         if self._encode is not None:
-            x = self._with_fewer_words(self._encode(x), uniform)
+            x = self._with_fewer_words(tf.cast(self._encode(x), "int32"), uniform)
         else:
             x, y = self._augmented(x, y, uniform)
             x = tf.cast(x, "float32") if x.dtype != tf.string else x  # last: bytes are a quarter to move
