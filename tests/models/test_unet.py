@@ -61,9 +61,7 @@ def test_channels_double_and_the_image_halves():
     "rank,policy,jit",
     [
         (2, "mixed_float16", True),
-        (2, "mixed_bfloat16", False),
-        (3, "mixed_float16", False),
-        (3, "mixed_bfloat16", True),
+        (3, "mixed_bfloat16", False),  # TensorFlow pools volumes of float16 on GPUs only
     ],
 )
 def test_half_precision_and_xla_train(rank, policy, jit):
