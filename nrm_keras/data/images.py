@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import re
+import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +120,7 @@ class _TfdsImages(TfdsSource):
         shape = cls._shape(data)
         dataset = dataset.map(lambda row: _resized(row, shape), num_parallel_calls=-1).batch(256).prefetch(-1)
         images, labels, groups = DiskRows(shape, "uint8") if cls.on_disk else _Rows(shape), [], []
-        for batch in dataset.as_numpy_iterator():
+        for batch in _reported(dataset.as_numpy_iterator(), 256 * len(dataset), cls.name):
             images.append(batch["image"])
             labels.append(batch["label"].astype("int32"))
             groups += cls._groups(batch)
@@ -142,6 +144,17 @@ class _Rows(list):
 
     def array(self) -> np.ndarray:
         return np.concatenate(self)
+
+
+def _reported(batches: Iterator[dict], total: int, name: str) -> Iterator[dict]:
+    """The batches; every ten seconds it says on stderr how far they are."""
+    count, said = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        count += len(batch["label"])
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            print(f"{name}: {count:,} of at most {total:,} images of this split read", file=sys.stderr, flush=True)
 
 
 def _resized(row: dict, shape: tuple[int, ...]) -> dict:
@@ -226,7 +239,7 @@ class PatchCamelyon(_TfdsImages):
 
     name = "patch_camelyon"
     what = "262,144 + 32,768 + 32,768 patches of lymph nodes, 96x96 colour, with and without tumour"
-    size = "7.5 GB, and 9 GB for each run in TMPDIR"
+    size = "7.5 GB; a run takes 9 GB in TMPDIR"
     licence = "CC0-1.0"
     archives = tuple(f"camelyonpatch_level_2_split_{s}_{k}.h5.gz" for s in ("train", "valid", "test") for k in "xy")
     shape = (96, 96, 3)
