@@ -20,7 +20,9 @@ from nrm_keras.recipe import catalog, loading
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: every recipe whose data is here")
-    parser.add_argument("--set", action="append", default=["train.epochs=1", "schedule.warmup_epochs=0"], metavar="section.key=value")
+    parser.add_argument(
+        "--set", action="append", default=["train.epochs=1", "schedule.warmup_epochs=0"], metavar="section.key=value"
+    )
     arguments = parser.parse_args()
     for name in arguments.names or catalog.names():
         if sources.find(loading.load(name).recipe.data) is None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from nrm_keras.data.examples import Split, limited
 from nrm_keras.errors import UserError
 
-_MOST_VALUES = 2**24  # of a sample: 128 MB as float64
+_MOST_VALUES = 2**25  # of a sample: 256 MB as float64
 
 
 class Batches:
@@ -100,7 +100,7 @@ class Batches:
             return self._uniform(name, epoch, step, count, numbers)[low:high]
 
         if self._encode is not None:
-            x = self._with_fewer_words(self._encode(x), uniform)
+            x = self._with_fewer_words(tf.cast(self._encode(x), "int32"), uniform)
         else:
             x, y = self._augmented(x, y, uniform)
             x = tf.cast(x, "float32") if x.dtype != tf.string else x  # last: bytes are a quarter to move
@@ -115,8 +115,8 @@ class Batches:
             return x, y
         if x.shape.rank not in (4, 5) or _WORDS in self.augment:
             raise UserError(
-                "data.augment: crop and flip are for images (height, width, channels) and volumes (depth, height, width,"
-                f" channels), {_WORDS} is for text. Received: {', '.join(self.augment)} for examples of shape"
+                "data.augment takes crop and flip of images (height, width, channels) and volumes (depth, height, width,"
+                f" channels), and {_WORDS} of text. Received: {', '.join(self.augment)} for examples of shape"
                 f" {tuple(x.shape[1:])}. Set data.augment=[]."
             )
         has_mask = y.shape.rank == x.shape.rank - 1
@@ -186,9 +186,15 @@ _WORDS = "drop_words"
 _STREAMS = (*_AUGMENT, _WORDS)
 
 
-def standardization(split: Split, decode=None, sample: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (float64) of each channel, over at most `sample` random examples and their positions."""
-    fits = max(1, _MOST_VALUES // math.prod(split.inputs.shape[1:]))
+def standardization(
+    split: Split, decode=None, sample: int = 4096, shape: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (float64) of each channel, over at most `sample` random examples and their positions.
+
+    Args:
+        shape: of a decoded example, where there is `decode`: of large ones fewer are taken.
+    """
+    fits = max(1, _MOST_VALUES // math.prod(shape or split.inputs.shape[1:]))
     inputs = limited(split, min(sample, fits)).inputs
     if decode is not None:
         inputs = np.stack([decode(path).numpy() for path in inputs])

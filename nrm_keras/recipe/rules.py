@@ -360,6 +360,20 @@ def _recalibrated_on_one_device(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+@_reads("train", "norm")
+def _something_to_recalibrate(recipe: Recipe) -> Iterator[Problem]:
+    running = ("batch", "switchable", "adaptive")
+    built_in = recipe.norm.type in registry.names("norm") and not registry.is_registered("norm", recipe.norm.type)
+    if recipe.train.recalibrate and built_in and recipe.norm.type not in running:
+        yield (
+            "train.recalibrate",
+            (
+                f"running statistics of all examples together are estimated anew: norm.type {', '.join(running)}."
+                f" Received: norm.type {recipe.norm.type}. Choose one of these, or remove train.recalibrate."
+            ),
+        )
+
+
 @_reads("train")
 def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
     if recipe.train.freeze_normalizers and recipe.train.init_from is None:

@@ -66,6 +66,10 @@ def test_lints_name_the_line(write):
     assert line.startswith("x.yaml:4: optimizer.weight_decay: warning: 0.0005 looks like")
 
 
+# what batches of one and two do to these normalizers is what these variants are there to show
+ON_PURPOSE = {"medical/brain@batch", "medical/tissue@batch", "medical/brain_3d@batch", "medical/brain_3d@adaptive"}
+
+
 @pytest.mark.parametrize("name", catalog.names())
 def test_shipped_recipes_have_no_warnings(name):
-    assert [line for loaded in load_with_variants(name) for line in lints(loaded)] == []
+    assert {loaded.name for loaded in load_with_variants(name) if lints(loaded)} <= ON_PURPOSE
