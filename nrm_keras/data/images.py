@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import sys
@@ -119,16 +120,13 @@ class _TfdsImages(TfdsSource):
     def _read(cls, dataset, data) -> Split:
         shape = cls._shape(data)
         dataset = dataset.map(lambda row: _resized(row, shape), num_parallel_calls=-1).batch(256).prefetch(-1)
-        images, labels, groups = DiskRows(shape, "uint8") if cls.on_disk else _Rows(shape), [], []
-        for batch in _reported(dataset.as_numpy_iterator(), 256 * len(dataset), cls.name):
-            images.append(batch["image"])
-            labels.append(batch["label"].astype("int32"))
-            groups += cls._groups(batch)
-        return Split(
-            images.array(),
-            np.concatenate(labels) if labels else np.zeros(0, "int32"),
-            np.array(groups) if groups else None,
-        )
+        labels, groups = [np.zeros(0, "int32")], []
+        with DiskRows(shape, "uint8") if cls.on_disk else _Rows(shape) as images:
+            for batch in _reported(dataset.as_numpy_iterator(), 256 * len(dataset), cls.name):
+                images.append(batch["image"])
+                labels.append(batch["label"].astype("int32"))
+                groups += cls._groups(batch)
+            return Split(images.array(), np.concatenate(labels), np.array(groups) if groups else None)
 
     @classmethod
     def _groups(cls, batch) -> list[str]:
@@ -136,14 +134,18 @@ class _TfdsImages(TfdsSource):
         return []
 
 
-class _Rows(list):
+class _Rows(contextlib.nullcontext):
     """As `DiskRows`, in memory."""
 
     def __init__(self, shape: tuple[int, ...]):
-        super().__init__([np.empty((0, *shape), "uint8")])
+        super().__init__(self)
+        self._parts = [np.empty((0, *shape), "uint8")]
+
+    def append(self, rows: np.ndarray) -> None:
+        self._parts.append(rows)
 
     def array(self) -> np.ndarray:
-        return np.concatenate(self)
+        return np.concatenate(self._parts)
 
 
 def _reported(batches: Iterator[dict], total: int, name: str) -> Iterator[dict]:
