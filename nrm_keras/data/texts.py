@@ -177,6 +177,7 @@ class ImdbReviews(_TfdsTexts):
     size = "84 MB"
     licence = "not stated"
     archives = ("aclImdb_v1.tar.gz",)
+    config = "plain_text"
     classes = ("negative", "positive")
 
 
