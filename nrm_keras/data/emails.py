@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 
 _HIDDEN = ("script", "style")
+_ENCODED = ("quoted-printable", "base64", "x-uuencode", "uuencode", "uue", "x-uue")
 
 
 def words_of(source: str) -> str:
@@ -34,7 +35,11 @@ def _subject(message: email.message.Message) -> str:
 
 
 def _content(part: email.message.Message) -> str:
-    text = _decoded(part.get_payload(decode=True) or b"", part.get_content_charset())
+    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
+    if encoding in _ENCODED:
+        text = _decoded(part.get_payload(decode=True) or b"", part.get_content_charset())
+    else:  # characters already
+        text = str(part.get_payload() or "")
     return _shown(text) if part.get_content_subtype() == "html" else text
 
 

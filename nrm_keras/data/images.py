@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
+import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,16 +120,13 @@ class _TfdsImages(TfdsSource):
     def _read(cls, dataset, data) -> Split:
         shape = cls._shape(data)
         dataset = dataset.map(lambda row: _resized(row, shape), num_parallel_calls=-1).batch(256).prefetch(-1)
-        images, labels, groups = DiskRows(shape, "uint8") if cls.on_disk else _Rows(shape), [], []
-        for batch in dataset.as_numpy_iterator():
-            images.append(batch["image"])
-            labels.append(batch["label"].astype("int32"))
-            groups += cls._groups(batch)
-        return Split(
-            images.array(),
-            np.concatenate(labels) if labels else np.zeros(0, "int32"),
-            np.array(groups) if groups else None,
-        )
+        labels, groups = [np.zeros(0, "int32")], []
+        with DiskRows(shape, "uint8") if cls.on_disk else _Rows(shape) as images:
+            for batch in _reported(dataset.as_numpy_iterator(), 256 * len(dataset), cls.name):
+                images.append(batch["image"])
+                labels.append(batch["label"].astype("int32"))
+                groups += cls._groups(batch)
+            return Split(images.array(), np.concatenate(labels), np.array(groups) if groups else None)
 
     @classmethod
     def _groups(cls, batch) -> list[str]:
@@ -134,14 +134,29 @@ class _TfdsImages(TfdsSource):
         return []
 
 
-class _Rows(list):
+class _Rows(contextlib.nullcontext):
     """As `DiskRows`, in memory."""
 
     def __init__(self, shape: tuple[int, ...]):
-        super().__init__([np.empty((0, *shape), "uint8")])
+        super().__init__(self)
+        self._parts = [np.empty((0, *shape), "uint8")]
+
+    def append(self, rows: np.ndarray) -> None:
+        self._parts.append(rows)
 
     def array(self) -> np.ndarray:
-        return np.concatenate(self)
+        return np.concatenate(self._parts)
+
+
+def _reported(batches: Iterator[dict], total: int, name: str) -> Iterator[dict]:
+    """The batches; every ten seconds it says on stderr how far they are."""
+    count, said = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        count += len(batch["label"])
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            print(f"{name}: {count:,} of at most {total:,} images of this split read", file=sys.stderr, flush=True)
 
 
 def _resized(row: dict, shape: tuple[int, ...]) -> dict:
@@ -226,7 +241,7 @@ class PatchCamelyon(_TfdsImages):
 
     name = "patch_camelyon"
     what = "262,144 + 32,768 + 32,768 patches of lymph nodes, 96x96 colour, with and without tumour"
-    size = "7.5 GB, and 9 GB for each run in TMPDIR"
+    size = "7.5 GB; a run takes 9 GB in TMPDIR"
     licence = "CC0-1.0"
     archives = tuple(f"camelyonpatch_level_2_split_{s}_{k}.h5.gz" for s in ("train", "valid", "test") for k in "xy")
     shape = (96, 96, 3)

