@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nrm_keras.cli.arguments import add_verb
 from nrm_keras.cli.output import print_table
-from nrm_keras.errors import PROGRAM
+from nrm_keras.errors import PROGRAM, UserError
 
 
 def list_data(arguments: argparse.Namespace) -> None:
@@ -24,8 +24,14 @@ def prepare_data(arguments: argparse.Namespace) -> None:
     with quiet_start():
         import tensorflow  # noqa: F401  which TFDS needs
     archives = arguments.source and Path(arguments.source).expanduser()
+    failed = []
     for name in dict.fromkeys(arguments.names):
-        print(f"{name} is ready: {listing.prepare(name, archives, arguments.accept_checksum)}", flush=True)
+        try:
+            print(f"{name} is ready: {listing.prepare(name, archives, arguments.accept_checksum)}", flush=True)
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("\n".join(failed))
 
 
 def doctor(arguments: argparse.Namespace) -> int:

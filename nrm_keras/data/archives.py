@@ -43,7 +43,7 @@ def extract(source: Path, patterns: list[str], target: Path) -> None:
             with content, open(copy, "wb") as file:
                 shutil.copyfileobj(content, file, 2**20)
     except _TORN as error:
-        why = str(error) or type(error).__name__
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(":.")
         raise UserError(
             f"{source}: an archive must be readable to its end. Received: {why}. It is cut off or damaged: get it again."
         ) from error

@@ -32,9 +32,8 @@ def distinct(texts: np.ndarray, labels: np.ndarray, official: np.ndarray | None 
         [True, False, True]
     """
     official = np.zeros(len(texts), bool) if official is None else official
-    words = [_WORD.findall(text.lower()) for text in texts]
-    keys = [" ".join(some) or text for some, text in zip(words, texts, strict=True)]
-    firsts, exact = _groups_of(keys)
+    words = [_WORD.findall(text.lower()) or [text] for text in texts]
+    firsts, exact = _groups_of([" ".join(some) for some in words])
     near = _linked(len(firsts), _similar_pairs([words[first] for first in firsts]))
     exact_first = np.zeros(len(texts), bool)
     exact_first[firsts] = True
@@ -86,6 +85,8 @@ def _similar_pairs(words: list[list[str]]) -> np.ndarray:
     Two sets of similarity t share one of the `size - ceil(t * size) + 1` rarest elements of each (prefix filtering, Chaudhuri
     et al. 2006), and rare elements are in few texts: only such pairs are compared.
     """
+    if not words:
+        return np.zeros((0, 2), int)
     sets = _shingles(words)
     sizes = np.diff(sets.indptr)
     rare = _prefixes(sets, sizes)

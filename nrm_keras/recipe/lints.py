@@ -51,7 +51,8 @@ def noisy_share(recipe: Recipe) -> Iterator[Advice]:
 def closed_gate(recipe: Recipe) -> Iterator[Advice]:
     """The adaptive gate is 0 at one example by definition, so its batch side never acts."""
     if recipe.norm.type == "adaptive" and pooled_examples(recipe) == 1:
-        name = "group" if recipe.norm.alternative == "group" else "sample (layer in an mlp)"
+        alone = "sample" if recipe.model.type in ("resnet", "unet") else "layer"
+        name = "group" if recipe.norm.alternative == "group" else alone
         yield (
             "norm.type",
             (
@@ -64,7 +65,8 @@ def closed_gate(recipe: Recipe) -> Iterator[Advice]:
 def dropout_before_batch(recipe: Recipe) -> Iterator[Advice]:
     """Dropout changes the variance between training and inference, and running statistics only know training's."""
     model, norm = recipe.model, recipe.norm
-    if model.type == "mlp" and model.dropout > 0 and len(model.units) > 1 and norm.type in _RUNNING:
+    in_front = model.type == "residual_mlp" or (model.type == "mlp" and len(model.units) > 1)
+    if in_front and model.dropout > 0 and norm.type in _RUNNING:
         yield (
             "model.dropout",
             (

@@ -172,6 +172,18 @@ def _one_value_per_statistic(recipe: Recipe) -> Iterator[Problem]:
 
 
 @_reads("model", "norm")
+def _mean_of_normalized_tokens(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.model.type == "transformer" and recipe.norm.type == "instance":
+        yield (
+            "norm.type",
+            (
+                "instance normalization makes the mean over a text's tokens the same for every text, and that mean is what a"
+                " transformer hands on. Received: instance. Use layer or rms."
+            ),
+        )
+
+
+@_reads("model", "norm")
 def _one_value_per_statistic_of_a_step(recipe: Recipe) -> Iterator[Problem]:
     """Inside of a recurrence a step has no positions: a group of one channel would be normalized to 0."""
     model, norm = recipe.model, recipe.norm
@@ -344,6 +356,20 @@ def _recalibrated_on_one_device(recipe: Recipe) -> Iterator[Problem]:
             (
                 f"running statistics are estimated anew on one device. Received: strategy: {recipe.train.strategy}."
                 " Set train.strategy: none, or remove train.recalibrate."
+            ),
+        )
+
+
+@_reads("train", "norm")
+def _something_to_recalibrate(recipe: Recipe) -> Iterator[Problem]:
+    running = ("batch", "switchable", "adaptive")
+    built_in = recipe.norm.type in registry.names("norm") and not registry.is_registered("norm", recipe.norm.type)
+    if recipe.train.recalibrate and built_in and recipe.norm.type not in running:
+        yield (
+            "train.recalibrate",
+            (
+                f"running statistics of all examples together are estimated anew: norm.type {', '.join(running)}."
+                f" Received: norm.type {recipe.norm.type}. Choose one of these, or remove train.recalibrate."
             ),
         )
 

@@ -120,7 +120,7 @@ def _input_shape(examples: Examples) -> tuple[int, ...]:
 def _standardization(recipe, examples: Examples):
     if examples.is_text or not recipe.data.standardize:
         return None
-    return standardization(examples.train, examples.decode)
+    return standardization(examples.train, examples.decode, shape=examples.shape)
 
 
 def takes_domains(recipe) -> bool:

@@ -11,8 +11,13 @@ from nrm_keras.data.examples import Examples, Split, limited
 from nrm_keras.errors import UserError
 
 MOST_POSITIONS = 500_000  # of masks, to fit on: a handful of weights needs no more
-
-NAMES = {"tfidf": "TF-IDF with logistic regression", "linear": "linear model"}
+BINS = 64
+NAMES = {
+    ("tfidf", "classification"): "TF-IDF with logistic regression",
+    ("linear", "classification"): "logistic regression",
+    ("linear", "segmentation"): "logistic regression on each position's intensity",
+    ("linear", "regression"): "ridge regression",
+}
 
 
 def check(recipe, examples: Examples) -> None:
@@ -40,7 +45,7 @@ def measure(recipe, examples: Examples, say: Callable[[str], None]) -> dict | No
     fit = {"classification": _classify, "segmentation": _segment, "regression": _regress}[recipe.task]
     metrics = fit(recipe, examples)
     seconds = round(time.monotonic() - began, 1)
-    name = NAMES[recipe.baseline]
+    name = NAMES[recipe.baseline, recipe.task]
     say(f"Baseline, {name}: {'  '.join(f'{key} {value:.4f}' for key, value in metrics.items())}   ({seconds:.0f} s)")
     return {"name": name, "metrics": metrics, "seconds": seconds}
 
@@ -70,16 +75,20 @@ def _inputs(examples: Examples, split: Split):
 
 
 def _segment(recipe, examples: Examples) -> dict[str, float]:
-    """Logistic regression on the channels of each position alone: what intensity knows without any neighbourhood."""
+    """Logistic regression on the channels of each position alone: what intensity knows without any neighbourhood.
+
+    In bins, as tissue between two intensities is no linear function of intensity.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import KBinsDiscretizer
 
     channels = examples.shape[-1]
     positions = int(np.prod(examples.shape[:-1]))
     some = limited(examples.train, max(1, MOST_POSITIONS // positions))
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    bins = KBinsDiscretizer(BINS, strategy="uniform", subsample=None)
+    model = make_pipeline(bins, LogisticRegression(max_iter=1000))
     model.fit(np.reshape(some.inputs, (-1, channels)).astype("float32"), np.ravel(some.labels))
     predicted = model.predict(np.reshape(examples.test.inputs, (-1, channels)).astype("float32"))
     foreground = range(1, len(examples.classes))

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -131,3 +132,46 @@ def test_decode_runs_inside_the_pipeline():
     decode = lambda name: tf.fill((2,), tf.strings.to_number(name))
     got = read(Batches(names, 4, seed=0, decode=decode)(0))
     assert all((x == y[:, None]).all() for x, y in got)
+
+
+@pytest.mark.parametrize("shape", [(16, 17, 1), (8, 9, 10, 1)])
+def test_a_mask_moves_with_its_image(shape):
+    """Each position has a number of its own, which image and mask share; what comes in is background."""
+    count = int(np.prod(shape[:-1]))
+    image = np.arange(1, count + 1, dtype="float32").reshape(shape)
+    split = Split(np.repeat(image[None], 60, 0), np.repeat(image[None, ..., 0], 60, 0).astype("int32"))
+    x, y = next(iter(read(Batches(split, 60, seed=0, augment=("crop", "flip"))(0))))
+    assert (x[..., 0] == y).all()
+    assert len({picture.tobytes() for picture in y}) > 30 and (y == 0).any()
+
+
+def test_rows_on_disk_are_read_batch_by_batch(tmp_path):
+    inputs = np.arange(40 * 6, dtype="uint8").reshape(40, 2, 3, 1)
+    masks = (inputs[..., 0] % 3).astype("uint8")
+    for name, array in (("x", inputs), ("y", masks)):
+        np.save(tmp_path / f"{name}.npy", array)
+    on_disk = Split(*(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy"))
+    assert isinstance(on_disk.inputs, np.memmap)
+    got, expected = (read(Batches(split, 8, seed=1, augment=("flip",))(2)) for split in (on_disk, Split(inputs, masks)))
+    assert equal(got, expected)
+    assert got[0][0].dtype == np.float32 and got[0][1].dtype == np.int32
+
+
+def test_words_are_left_out_of_text_at_random():
+    texts = Split(np.array(["a b c d e f g h"] * 200, object), np.zeros(200, "int32"))
+    encode = keras.layers.TextVectorization(vocabulary=list("abcdefgh"), output_sequence_length=8)
+    batches = Batches(texts, 200, seed=0, augment=("drop_words",), encode=encode)
+    full = next(iter(read(Batches(texts, 200, encode=encode)(0))))[0]
+    first, second = (next(iter(read(batches(epoch))))[0] for epoch in (0, 1))
+    assert first.dtype == np.int32 and ((first == full) | (first == 0)).all()
+    assert 0.25 < (first == 0).mean() < 0.35 and (first != second).any()
+    with pytest.raises(UserError, match="of text only drop_words"):
+        Batches(texts, 8, seed=0, augment=("crop",), encode=encode)
+    with pytest.raises(UserError, match="drop_words of text"):
+        Batches(numbered(20), 4, seed=0, augment=("drop_words",))
+
+
+def test_domains_come_beside_the_inputs():
+    split = Split(np.arange(20.0)[:, None], np.zeros(20, "int32"), domains=np.arange(20) % 3)
+    for x, _ in Batches(split, 6, seed=0, domains=True)(0).as_numpy_iterator():
+        assert (x["inputs"][:, 0] % 3 == x["domain"]).all() and x["domain"].dtype == np.int32

@@ -95,7 +95,8 @@ def test_imdb_reviews_test_split_is_whole_and_not_in_training(folder):
     assert sorted(left) == sorted(set(train) - {copied, train[1]})
     labels = dict(zip(left, [*examples.train.labels, *examples.validation.labels], strict=True))
     assert all(labels[text] == (text in train[:40]) for text in left)
-    assert "1 duplicates and 1 near" not in examples.notes[0] and "another label" in examples.notes[0]
+    # train[41] is there twice; train[0] has another label in the test, train[1] in training
+    assert "1 duplicates and 0 near" in examples.notes[0] and "3 texts that repeat another" in examples.notes[0]
 
 
 def test_ag_news_has_title_and_description(folder):

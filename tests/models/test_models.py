@@ -26,7 +26,14 @@ def linear_layers(model):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("placement", ["before_activation", "after_activation"])
-@pytest.mark.parametrize("model", [{"type": "mlp", "units": (8, 16)}, {"type": "resnet", "depth": 8, "width": 8}])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "mlp", "units": (8, 16)},
+        {"type": "resnet", "depth": 8, "width": 8},
+        {"type": "resnet", "depth": 11, "width": 8, "block": "bottleneck"},
+    ],
+)
 def test_every_model_with_every_norm_and_placement(model, norm, placement):
     if norm == "instance" and model["type"] == "mlp":
         pytest.skip("one value has no statistics; recipes refuse it")
@@ -54,6 +61,45 @@ def test_resnet20_has_the_published_size():
     built = build({"type": "resnet", "depth": 20, "width": 16}, shape=(32, 32, 3))
     shortcuts = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
     assert sum(int(np.prod(w.shape)) for w in built.trainable_weights) - shortcuts == pytest.approx(0.27e6, rel=0.02)
+
+
+def test_bottlenecks_are_those_of_the_published_resnet164():
+    # He et al. 2016 (arXiv:1603.05027), table 3 and text: ResNet-164 with bottlenecks has 1.7 M parameters
+    built = build({"type": "resnet", "depth": 164, "width": 16, "block": "bottleneck"}, shape=(32, 32, 3))
+    main = [layer for layer in linear_layers(built) if "shortcut" not in layer.name]
+    assert len(main) == 164
+    assert built.get_layer("pool").input.shape[1:] == (8, 8, 256)
+    assert built.count_params() == pytest.approx(1.7e6, rel=0.03)
+
+
+@pytest.mark.parametrize("norm", [name for name in NORMS if name != "instance"])
+def test_residual_mlp_with_every_norm(norm):
+    built = build({"type": "residual_mlp", "width": 8, "depth": 2, "dropout": 0.1}, norm, shape=(7,))
+    assert built(np.ones((4, 7), "float32"), training=True).shape == (4, 10)
+
+
+def test_residual_mlp_is_its_stem_where_the_branches_are_zero():
+    built = build({"type": "residual_mlp", "width": 8, "depth": 3}, "none", shape=(5,))
+    x = np.random.default_rng(0).normal(size=(6, 5))
+    for layer in linear_layers(built):
+        if layer.name.endswith("dense2"):
+            layer.kernel.assign(np.zeros(layer.kernel.shape))
+    weights = {w.path: np.asarray(w, "float64") for w in built.weights}
+    features = np.maximum(x @ weights["stem/kernel"] + weights["stem/bias"], 0)
+    expected = features @ weights["logits/kernel"] + weights["logits/bias"]
+    np.testing.assert_allclose(built(x.astype("float32")), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("type", ["resnet", "unet", "residual_mlp", "transformer", "gru"])
+def test_smallest_is_smaller_and_allowed(type):
+    section = recipe({"type": type}).model
+    smallest = models.smallest(section)
+    assert smallest.depth <= section.depth
+    recipe(smallest.model_dump())
+
+
+def test_smallest_of_bottlenecks():
+    assert models.smallest(recipe({"type": "resnet", "block": "bottleneck", "depth": 29}).model).depth == 11
 
 
 @pytest.mark.parametrize("placement,order", [("before_activation", "norm relu"), ("after_activation", "relu norm")])

@@ -19,6 +19,7 @@ FIRES = {
         ["model.dropout=0.1"],
         ["model.dropout=0.1", "norm.type=adaptive"],
         ["model.dropout=0.1", "norm.type=switchable"],
+        ["model={type: residual_mlp, dropout: 0.1}"],
     ],
     "coupled_decay": [["optimizer.weight_decay=5e-4"], ["optimizer.weight_decay=1e-4"]],
     "flipped_digits": [["data.augment=[crop, flip]"]],
@@ -33,6 +34,7 @@ SILENT = [
     ["norm.type=switchable", "data.batch_size=3"],
     ["model.dropout=0.1", "norm.type=layer"],
     ["model.dropout=0.1", "model.units=[8]"],
+    ["model={type: residual_mlp, dropout: 0.1}", "norm.type=layer"],
     ["optimizer.weight_decay=5e-3"],
     ["optimizer.weight_decay=5e-4", "optimizer.momentum=0"],
     ["optimizer={type: adamw, weight_decay: 5e-4}"],
@@ -64,6 +66,10 @@ def test_lints_name_the_line(write):
     assert line.startswith("x.yaml:4: optimizer.weight_decay: warning: 0.0005 looks like")
 
 
+# what batches of one and two do to these normalizers is what these variants are there to show
+ON_PURPOSE = {"medical/brain@batch", "medical/tissue@batch", "medical/brain_3d@batch", "medical/brain_3d@adaptive"}
+
+
 @pytest.mark.parametrize("name", catalog.names())
 def test_shipped_recipes_have_no_warnings(name):
-    assert [line for loaded in load_with_variants(name) for line in lints(loaded)] == []
+    assert {loaded.name for loaded in load_with_variants(name) if lints(loaded)} <= ON_PURPOSE

@@ -11,7 +11,9 @@ from nrm_keras.recipe.sections.base import Fraction, Name, NonNegativeInt, Posit
 
 class Data(Section):
     batch_size: PositiveInt = Field(32, description="examples per training step, over all replicas together")
-    augment: tuple[Literal["crop", "flip"], ...] = Field((), description="random transformations of training images")
+    augment: tuple[Literal["crop", "flip", "drop_words"], ...] = Field(
+        (), description="random changes of training examples: crop and flip for images, drop_words for text"
+    )
     validation: Fraction = Field(
         0.1, description="share of the training examples held out where the source has no split"
     )
@@ -200,6 +202,6 @@ class Nuclei(Data):
     )
     split: Literal["random", "heavy"] = Field("random", description="which nuclei are the test: any, or the heaviest")
     values: Literal["measured", "all"] = Field("measured", description="all: those extrapolated from trends as well")
-    lightest: NonNegativeInt = Field(
+    lightest: Annotated[int, Field(ge=0, le=50)] = Field(
         8, description="fewest protons and neutrons, 8 as in comparisons of mass models; 0: all nuclei"
     )
