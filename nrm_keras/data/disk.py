@@ -29,7 +29,7 @@ class DiskRows:
 
     def __init__(self, shape: tuple[int, ...], dtype: str):
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by array or __exit__
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -59,11 +59,12 @@ class DiskRows:
         self._count += len(rows)
 
     def array(self) -> np.ndarray:
-        """The rows `(count, *shape)`, read-only; what one takes of them is read from the file, also when this is closed."""
+        """The rows `(count, *shape)`, read-only; what one takes of them is read from the file. No rows can follow."""
         try:
             self._file.flush()
         except OSError as error:
             raise UserError(f"{tempfile.gettempdir()}: {error.strerror}. Free some space, or set TMPDIR.") from error
-        if not self._count:
-            return np.empty((0, *self.shape), self.dtype)
-        return np.memmap(self._file, self.dtype, "r", shape=(self._count, *self.shape))
+        with self._file:  # the array keeps it on disk
+            if not self._count:
+                return np.empty((0, *self.shape), self.dtype)
+            return np.memmap(self._file, self.dtype, "r", shape=(self._count, *self.shape))

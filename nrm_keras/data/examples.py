@@ -94,7 +94,7 @@ class Examples:
             digest.update(f"{name} {len(split)} {kind}".encode())
             digest.update(b"".join(hashes))
             for column in (split.labels, split.domains):
-                digest.update(b"" if column is None else column.tobytes())
+                digest.update(b"" if column is None else np.ascontiguousarray(column))  # a memmap stays on disk
         return digest.hexdigest()
 
     def repeated(self) -> dict[str, int]:
@@ -198,7 +198,8 @@ def require_classes(examples: Examples) -> None:
     if examples.task == "regression":
         return
     labels = examples.train.labels
-    counts = sum(np.bincount(np.ravel(part), minlength=len(examples.classes)) for part in np.array_split(labels, 64))
+    parts = np.array_split(labels, 1 + (labels.nbytes >> 22))  # 4 MB each: bincount makes eight times as much of them
+    counts = sum(np.bincount(np.ravel(part), minlength=len(examples.classes)) for part in parts)
     empty = [name for name, count in zip(examples.classes, counts, strict=True) if not count]
     if empty:
         raise UserError(

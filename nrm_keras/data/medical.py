@@ -38,12 +38,12 @@ class _OneVolume(PackagedSource):
     def load(cls, data, limit: int | None = None) -> Examples:
         volume, labels = cls.read()
         images, labels, inside = _reduced(volume.values, labels, data)
-        runs = blocks(len(images), data.patch[0] if data.patch else _THICKNESS, data)
+        runs = _blocks(len(images), data)
         splits = {name: _examples(images, labels, runs[name], data, name == "train") for name in runs}
         return Examples(
             cls.classes,
             **splits,
-            origin=str(volume.path.parent),
+            origin=cls.find(),
             shape=splits["train"].inputs.shape[1:],
             notes=(_note(runs, inside, data),),
             caveat=cls.caveat,
@@ -51,7 +51,10 @@ class _OneVolume(PackagedSource):
 
     @classmethod
     def mock(cls, data, count: int) -> Examples:
-        _, *plane = (-(-size // data.downsample) for size in cls.size_in_voxels)
+        depth, *plane = (size // data.downsample for size in cls.size_in_voxels)
+        _blocks(
+            depth if data.patch else cls.size_in_voxels[0], data
+        )  # what the real volume is too small for fails here too
         positions = data.patch or up_to(plane, (_MULTIPLE, _MULTIPLE))
         shape = (*positions, 1)
         return mock(
@@ -97,6 +100,7 @@ class Tissue(_OneVolume):
     what = "T1 MRI of an average brain, 142 axial slices, 4 classes of tissue"
     size = "5 MB (package: 12 MB)"
     licence = "BSD-3-Clause (nilearn); the template's is stated as unknown"
+    where_from = "PyPI package nilearn"
     classes = ("background", "fluid and others", "grey matter", "white matter")
     size_in_voxels = (142, 233, 197)
     caveat = (
@@ -127,6 +131,10 @@ class Tissue(_OneVolume):
         grey, white = (tissue.values.astype("int16") for tissue in (grey, white))  # probabilities, 255 for 1
         labels = 1 + np.argmax([255 - grey - white, grey, white], axis=0)
         return brain, np.where(brain.values > 0, labels, 0).astype("uint8")
+
+
+def _blocks(depth: int, data) -> dict[str, list[range]]:
+    return blocks(depth, data.patch[0] if data.patch else _THICKNESS, data)
 
 
 def _reduced(images: np.ndarray, labels: np.ndarray, data) -> tuple[np.ndarray, np.ndarray, range]:

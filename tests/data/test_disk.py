@@ -16,10 +16,10 @@ def test_rows_are_what_was_written():
     with DiskRows((3, 4), "float32") as rows, DiskRows((3,), "uint8") as none:
         for part in np.array_split(values, 7):
             rows.append(part)
-        array = rows.array()
-        assert len(rows) == 50 and none.array().shape == (0, 3)
         with pytest.raises(ValueError, match=r"Rows have the shape \(3, 4\)"):
             rows.append(values[:, 0])
+        array = rows.array()
+        assert len(rows) == 50 and none.array().shape == (0, 3)
     assert isinstance(array, np.memmap) and (array == values).all()  # though the rows are closed
     assert (array[[49, 0]] == values[[49, 0]]).all()
 

@@ -116,6 +116,8 @@ def test_downsampling_averages_and_takes_the_majority(head):
 def test_patches_that_do_not_fit(head):
     with pytest.raises(UserError, match=r"data.patch must fit|at least"):
         sources.load(brain(patch=(110, 16, 16)))
+    with pytest.raises(UserError, match="of 32 slices at least. Received: a gap of 3 in 70 slices"):
+        medical.Brain.mock(brain(patch=(32, 16, 16), downsample=2), 4)
 
 
 def test_patches_tile_a_volume():

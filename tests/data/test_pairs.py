@@ -4,13 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nrm_keras.data import sources
-from nrm_keras.data.examples import require_classes
+from nrm_keras.data.examples import Split, require_classes
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import rules, schema
 from tests.data.scans import write_nifti, write_series
@@ -300,6 +301,7 @@ def test_the_folder_is_looked_for_before_anything_is_made(tmp_path):
 
 MEMORY = """
 import sys
+from dataclasses import replace
 from nrm_keras.data import sources
 from nrm_keras.recipe import schema
 import nibabel, pydicom, PIL.Image, rich.progress, sklearn.model_selection  # whatever these take is not data
@@ -320,3 +322,10 @@ def test_data_larger_than_memory_is_never_in_memory(tmp_path):
     size, growth = map(int, done.stdout.split())
     shutil.rmtree(tmp_path)
     assert size > 290 and growth < 150
+
+
+def test_the_digest_of_examples_on_disk_is_that_of_examples_in_memory(tmp_path):
+    write_scan(tmp_path, "a_1")
+    on_disk = load(tmp_path, image_size=(7, 6))
+    loaded = Split(np.array(on_disk.train.inputs), np.array(on_disk.train.labels), on_disk.train.groups)
+    assert replace(on_disk, train=loaded).fingerprint() == on_disk.fingerprint()
