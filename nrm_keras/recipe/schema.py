@@ -12,55 +12,10 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from nrm_keras import registry
 from nrm_keras.recipe import rules
+from nrm_keras.recipe.sections import data, models, norms, texts, training
 from nrm_keras.recipe.sections.base import Custom, Name, Section
-from nrm_keras.recipe.sections.data import (
-    BladderBatch,
-    Brain,
-    BreastCancer,
-    Cifar10,
-    Cifar100,
-    ColorectalHistology,
-    CustomData,
-    Digits,
-    FashionMnist,
-    Folder,
-    Malaria,
-    Mnist5k,
-    Npz,
-    Nuclei,
-    Pairs,
-    PatchCamelyon,
-    Pbmc68k,
-    Tissue,
-)
-from nrm_keras.recipe.sections.models import Gru, Mlp, ResidualMlp, Resnet, Transformer, Unet
-from nrm_keras.recipe.sections.norms import (
-    AdaptiveNorm,
-    BatchNorm,
-    DomainNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    NoNorm,
-    RmsNorm,
-    SampleNorm,
-    SwitchableNorm,
-)
-from nrm_keras.recipe.sections.texts import AgNewsSubset, ImdbHalf, ImdbReviews, RottenTomatoes, Spam, TextFile
-from nrm_keras.recipe.sections.training import (
-    Adam,
-    Adamw,
-    Constant,
-    Cosine,
-    CustomOptimizer,
-    Diagnostics,
-    EarlyStopping,
-    ReduceLrOnPlateau,
-    Sgd,
-    Step,
-    TerminateOnNan,
-    Train,
-)
+from nrm_keras.recipe.sections.data import CustomData
+from nrm_keras.recipe.sections.training import Constant, CustomOptimizer, Diagnostics, Train
 
 
 def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Section]]:
@@ -68,48 +23,12 @@ def _by_name(*sections: type[Section], by: str = "type") -> dict[str, type[Secti
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": _by_name(
-        Digits,
-        Mnist5k,
-        FashionMnist,
-        Cifar10,
-        Cifar100,
-        PatchCamelyon,
-        ColorectalHistology,
-        Malaria,
-        RottenTomatoes,
-        ImdbHalf,
-        Spam,
-        ImdbReviews,
-        AgNewsSubset,
-        TextFile,
-        Brain,
-        Tissue,
-        BreastCancer,
-        Pbmc68k,
-        BladderBatch,
-        Nuclei,
-        Npz,
-        Folder,
-        Pairs,
-        by="source",
-    ),
-    "model": _by_name(Mlp, ResidualMlp, Resnet, Unet, Transformer, Gru),
-    "norm": _by_name(
-        NoNorm,
-        BatchNorm,
-        LayerNorm,
-        SampleNorm,
-        GroupNorm,
-        InstanceNorm,
-        RmsNorm,
-        SwitchableNorm,
-        AdaptiveNorm,
-        DomainNorm,
-    ),
-    "optimizer": _by_name(Sgd, Adam, Adamw),
-    "schedule": _by_name(Constant, Cosine, Step),
-    "callbacks": _by_name(EarlyStopping, ReduceLrOnPlateau, TerminateOnNan),
+    "data": _by_name(*data.SECTIONS, *texts.SECTIONS, by="source"),
+    "model": _by_name(*models.SECTIONS),
+    "norm": _by_name(*norms.SECTIONS),
+    "optimizer": _by_name(*training.OPTIMIZERS),
+    "schedule": _by_name(*training.SCHEDULES),
+    "callbacks": _by_name(*training.CALLBACKS),
 }
 TASKS = ("classification", "segmentation", "regression")
 METRICS = tuple(dict.fromkeys(name for task in TASKS for name in rules.METRICS_OF_TASK[task]))

@@ -205,3 +205,24 @@ class Nuclei(Data):
     lightest: Annotated[int, Field(ge=0, le=50)] = Field(
         8, description="fewest protons and neutrons, 8 as in comparisons of mass models; 0: all nuclei"
     )
+
+
+SECTIONS = (
+    Digits,
+    Mnist5k,
+    FashionMnist,
+    Cifar10,
+    Cifar100,
+    PatchCamelyon,
+    ColorectalHistology,
+    Malaria,
+    Brain,
+    Tissue,
+    BreastCancer,
+    Pbmc68k,
+    BladderBatch,
+    Nuclei,
+    Npz,
+    Folder,
+    Pairs,
+)

@@ -97,3 +97,6 @@ class Unet(Section):
     up: Literal["transpose", "nearest"] = Field(
         "transpose", description="transposed convolution, or repeated positions and a convolution"
     )
+
+
+SECTIONS = (Mlp, ResidualMlp, Resnet, Unet, Transformer, Gru)

@@ -95,3 +95,17 @@ class AdaptiveNorm(Virtual):
     gate: Literal["layer", "channel"] = Field("layer", description="one gate per layer, or one per channel")
     gate_scale: PositiveFloat = Field(10.0, description="how fast the gate learns")
     learn_slope: bool = Field(False, description="learn how sharply the gate depends on the batch size")
+
+
+SECTIONS = (
+    NoNorm,
+    BatchNorm,
+    LayerNorm,
+    SampleNorm,
+    GroupNorm,
+    InstanceNorm,
+    RmsNorm,
+    SwitchableNorm,
+    AdaptiveNorm,
+    DomainNorm,
+)

@@ -54,3 +54,6 @@ class TextFile(Texts):
     path: Name = Field(description="the file; relative to the recipe's file, or to the shell for an override")
     text: Name = Field("text", description="the column of texts")
     label: Name = Field("label", description="the column of classes")
+
+
+SECTIONS = (RottenTomatoes, ImdbHalf, Spam, ImdbReviews, AgNewsSubset, TextFile)

@@ -166,3 +166,8 @@ class TerminateOnNan(Section):
     """Stop at the first loss that is not a number (keras.callbacks.TerminateOnNaN)."""
 
     type: Literal["terminate_on_nan"]
+
+
+OPTIMIZERS = (Sgd, Adam, Adamw)
+SCHEDULES = (Constant, Cosine, Step)
+CALLBACKS = (EarlyStopping, ReduceLrOnPlateau, TerminateOnNan)
