@@ -220,7 +220,9 @@ pickle.dump(model, open(sys.argv[1], "wb"))
 
 
 def test_every_class_that_a_saved_model_may_hold_is_registered():
-    pattern = re.compile(r"^@keras.saving.register_keras_serializable\(package=\"nrm_keras\"\)\nclass (\w+)", re.MULTILINE)
+    pattern = re.compile(
+        r"^@keras.saving.register_keras_serializable\(package=\"nrm_keras\"\)\nclass (\w+)", re.MULTILINE
+    )
     sources = (programs.ROOT / "nrm_keras").rglob("*.py")
     names = [name for source in sources for name in pattern.findall(source.read_text())]
     assert {"Dice", "DomainBatchNormalization", "WarmUp"} <= set(names)
