@@ -109,6 +109,7 @@ def read_arrays(path: Path, only: Iterable[str] | None = None) -> dict[str, np.n
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path}: an archive of plain arrays is needed, as np.savez writes it, or np.save. Received: {error}."
+            " Save it again, or get it again if it was cut off."
         ) from error
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 

@@ -84,9 +84,9 @@ def _notes(data, table: Table, light: int, extrapolated: int) -> tuple[str, ...]
 
 
 _CAVEATS = {
-    "random": "the nuclei of the test lie among those of training, so the score is that of filling gaps in a table and"
+    "random": "The nuclei of the test lie among those of training, so the score is that of filling gaps in a table and"
     " says nothing of nuclei beyond it.",
-    "heavy": "the test is extrapolation to heavier nuclei than any in training; the validation split is of lighter ones"
+    "heavy": "The test is extrapolation to heavier nuclei than any in training; the validation split is of lighter ones"
     " and does not foresee it.",
 }
 

@@ -58,7 +58,7 @@ class Pairs(OwnSource):
             origin=str(root),
             shape=shape,
             notes=(f"Split by patient: {_counted(patients)}.",),
-            caveat=f"The test has {patients['test']} patients: too few to say how others fare."
+            caveat=f"The test has {patients['test']} patient{'s' * (patients['test'] > 1)}: too few to say how others fare."
             if 0 < patients["test"] < _FEW
             else "",
         )
@@ -215,10 +215,14 @@ def _to_classes(mask: np.ndarray, case: Case, data) -> np.ndarray:
     values = data.mask_values or tuple(range(len(data.classes)))
     found = np.unique(mask)
     if unknown := [int(value) for value in found if value not in values]:
-        known = "data.mask_values" if data.mask_values else f"0 to {len(values) - 1}, one for each of data.classes"
+        known = (
+            f"data.mask_values, {', '.join(map(str, values))}"
+            if data.mask_values
+            else f"0 to {len(values) - 1}, one for each of data.classes"
+        )
         shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
         example = ", ".join(map(str, found[: len(values)]))
-        hint = f"Set data.mask_values=[{example}], a value for each class" if len(found) <= len(values) else ""
+        hint = f"Set data.mask_values=[{example}], a value for each class" if len(found) == len(values) else ""
         raise UserError(
             f"{case.mask}: mask values are {known}. Received: {shown}, of which {unknown[0]} is no class."
             f" {hint or 'Name all of them in data.classes, with data.mask_values, or correct the mask'}."

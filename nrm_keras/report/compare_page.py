@@ -12,7 +12,7 @@ from nrm_keras.report.comparison import Compared, Comparison, Going
 from nrm_keras.report.figures import NOT_METRICS, Chart, chosen
 from nrm_keras.report.layer_differences import MEAN, QUANTITIES
 from nrm_keras.report.statistics import Series
-from nrm_keras.report.verdict import label, number
+from nrm_keras.report.verdict import heading, label, number
 from nrm_keras.runs import directory
 
 
@@ -83,7 +83,7 @@ def _curve(comparison: Comparison, name: str) -> Chart | None:
     figure = plots.lines(found, label(column), dashed=_dashed(comparison), logarithmic=logarithmic, over="epoch")
     ends = ", ".join(f"{letter} {number(series.finite[-1])}" for letter, series in found.items())
     where = "" if name == "learning_rate" else ", validation" if validated else ", training"
-    return Chart(f"{label(name).capitalize()}{where}", f"At the end: {ends}.", figure)
+    return Chart(f"{heading(name)}{where}", f"At the end: {ends}.", figure)
 
 
 def _dashed(comparison: Comparison) -> list[str]:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from nrm_keras.report import plots
 from nrm_keras.report.statistics import Series
-from nrm_keras.report.verdict import label, number
+from nrm_keras.report.verdict import heading, number
 from nrm_keras.runs.metrics import smaller_is_better
 
 NOT_METRICS = {"epoch", "learning_rate", "seconds"}
@@ -89,7 +89,7 @@ def _chart(name: str, epochs: list[float], curves: dict[str, list[float]], best_
         figure.update_xaxes(range=[epochs[0] - 1, epochs[0] + 1])
     if is_rate:
         figure.update_yaxes(rangemode="tozero", exponentformat="power", tickformat="~g")
-    title = label(name).capitalize()
+    title = heading(name)
     return Chart(
         title, _sentence(epochs, curves, highest=not smaller_is_better(name), is_rate=is_rate), figure.to_plotly_json()
     )

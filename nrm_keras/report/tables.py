@@ -42,7 +42,9 @@ def results(summary: Summary | None) -> Table | None:
         [split, _count(summary.examples.get(split)), *(_cell(summary, split, name) for name in names)]
         for split in measured
     ]
-    return Table(["split", "examples", *map(label, names)], rows)
+    shares = any(cell.endswith(")") for cell in rows[-1])
+    note = "In parentheses the 95 % confidence interval in percent" if shares else ""
+    return Table(["split", "examples", *map(label, names)], rows, note)
 
 
 def _count(examples: int | None) -> str:

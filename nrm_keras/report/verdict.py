@@ -90,7 +90,7 @@ def _result(summary: Summary) -> str:
     if best is None:
         return "The run has ended; no test or validation score was recorded, or it is not a finite number."
     if not best.is_share:
-        return f"{label(name).capitalize()} on the {split} data is {number(best.value)}."
+        return f"{heading(name)} on the {split} data is {number(best.value)}."
     right = " are classified correctly" if name == "accuracy" else f" ({label(name)})"
     return f"{percent(best.value)} of {best.examples:,} {split} examples{right}."
 
@@ -169,10 +169,19 @@ def probability_of_equal_shares(*scores: Score) -> float:
     return fisher_exact([[count, one.examples - count] for count, one in zip(right, scores, strict=True)]).pvalue
 
 
+_ACRONYMS = {"rmse": "RMSE", "mae": "MAE", "auroc": "AUROC", "iou": "IoU", "r2": "R²"}
+
+
 def label(name: str) -> str:
     """A metric's name in words: `val_top_5_accuracy` -> `validation top 5 accuracy`."""
     words = f"validation {name.removeprefix('val_')}" if name.startswith("val_") else name
-    return words.replace("_", " ")
+    return " ".join(_ACRONYMS.get(word, word) for word in words.replace("_", " ").split(" "))
+
+
+def heading(name: str) -> str:
+    """`label`, with a capital in front."""
+    text = label(name)
+    return text[:1].upper() + text[1:]
 
 
 def percent(share: float) -> str:
