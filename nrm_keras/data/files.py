@@ -133,7 +133,7 @@ def _npz_split(arrays: dict, names: tuple[str, ...], limit: int, path) -> Split 
             raise UserError(f"{path}: x{suffix} needs labels beside it. Received: no y{suffix}. Save y{suffix} too.")
         x = numbers(arrays[f"x{suffix}"], f"{path}: x{suffix}")
         y = _labels(arrays[f"y{suffix}"], limit, f"{path}: y{suffix}")
-        if x.ndim < 2 or len(x) != len(y):
+        if x.ndim < 2 or len(x) != len(y) or 0 in x.shape[1:]:
             raise UserError(
                 f"{path}: x{suffix} is a number array (examples, ...), y{suffix} one class index per example."
                 f" Received: x{suffix} {x.dtype} {x.shape}, y{suffix} {y.dtype} {y.shape}. Reshape them."

@@ -37,15 +37,20 @@ def measure(recipe, examples: Examples, say: Callable[[str], None]) -> dict | No
     """Fits the recipe's baseline on its training split and scores it on its test split.
 
     Returns:
-        `name`, `metrics` (as `summary.json` names them) and `seconds`; None where the recipe has none, or no test split.
+        `name`, `metrics` (as `summary.json` names them) and `seconds`; None where the recipe has none, or no test split, or
+        scikit-learn can't fit it, which is said.
     """
     if recipe.baseline is None or not len(examples.test):
         return None
     began = time.monotonic()
     fit = {"classification": _classify, "segmentation": _segment, "regression": _regress}[recipe.task]
-    metrics = fit(recipe, examples)
-    seconds = round(time.monotonic() - began, 1)
     name = NAMES[recipe.baseline, recipe.task]
+    try:
+        metrics = fit(recipe, examples)
+    except (ValueError, MemoryError) as error:  # hours of training may stand behind the result that it would cost
+        say(f"Note: the baseline, {name}, is left out: {error}")
+        return None
+    seconds = round(time.monotonic() - began, 1)
     say(f"Baseline, {name}: {'  '.join(f'{key} {value:.4f}' for key, value in metrics.items())}   ({seconds:.0f} s)")
     return {"name": name, "metrics": metrics, "seconds": seconds}
 

@@ -68,6 +68,7 @@ def test_npz_with_own_splits_and_to_be_split(tmp_path):
         ({"z": np.zeros(3)}, "x_train and y_train"),
         ({"x": np.zeros((3, 2))}, "no y"),
         ({"x": np.zeros((3, 2)), "y": np.zeros(4, int)}, r"y int64 \(4,\)"),
+        ({"x": np.zeros((3, 0)), "y": np.arange(3)}, r"Received: x float64 \(3, 0\)"),
         ({"x": np.full((3, 2), np.nan), "y": np.zeros(3, int)}, "6 NaN"),
         ({"x": np.zeros((3, 2)), "y": np.array([0, -1, 1])}, "-1 to 1"),
         ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": ["a", "b"]}, "0 to 1"),
