@@ -8,7 +8,8 @@ import pytest
 
 import nrm_keras
 from nrm_keras.errors import UserError
-from nrm_keras.training import inference
+from nrm_keras.runs import directory
+from nrm_keras.training import inference, launch
 
 MODULE = """
 import keras, numpy as np
@@ -204,12 +205,13 @@ def test_an_interrupted_text_run_goes_on_with_the_same_words(write):
 
     with pytest.raises(KeyboardInterrupt):
         nrm_keras.run(write("text"), out=write("text").parent / "cut", say=stop, allow_imports=True)
-    from nrm_keras.runs import directory
-    from nrm_keras.training import launch
-
     (path,) = directory.find_all(write("text").parent / "cut")
+    rows = (path / "metrics.csv").read_text().splitlines()
+    rows[1] = ",".join([*rows[1].split(",")[:-1], "1000"])  # seconds, the last column, of the first epoch
+    (path / "metrics.csv").write_text("\r\n".join(rows) + "\r\n")
     resumed = launch.resume(path, allow_imports=True, say=lambda line: None)
     assert resumed.summary["metrics"] == whole.summary["metrics"]
+    assert resumed.summary["seconds"] > 1000
 
 
 @pytest.mark.parametrize(
