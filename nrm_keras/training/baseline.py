@@ -85,19 +85,23 @@ def _segment(recipe, examples: Examples) -> dict[str, float]:
     In bins, as tissue between two intensities is no linear function of intensity.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import f1_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import KBinsDiscretizer
 
-    channels = examples.shape[-1]
-    positions = int(np.prod(examples.shape[:-1]))
-    some = limited(examples.train, max(1, MOST_POSITIONS // positions))
+    channels, count = examples.shape[-1], len(examples.classes)
+    fits = max(1, MOST_POSITIONS // int(np.prod(examples.shape[:-1])))
+    some = limited(examples.train, fits)
     bins = KBinsDiscretizer(BINS, strategy="uniform", subsample=None)
     model = make_pipeline(bins, LogisticRegression(max_iter=1000))
     model.fit(np.reshape(some.inputs, (-1, channels)).astype("float32"), np.ravel(some.labels))
-    predicted = model.predict(np.reshape(examples.test.inputs, (-1, channels)).astype("float32"))
-    foreground = range(1, len(examples.classes))
-    return {"dice": float(f1_score(np.ravel(examples.test.labels), predicted, labels=foreground, average="macro"))}
+    confusion = np.zeros(count * count, "int64")
+    for start in range(0, len(examples.test), fits):  # the split may be larger than memory
+        part = examples.test.take(slice(start, start + fits))
+        predicted = model.predict(np.reshape(part.inputs, (-1, channels)).astype("float32"))
+        confusion += np.bincount(np.ravel(part.labels).astype("int64") * count + predicted, minlength=count * count)
+    confusion = confusion.reshape(count, count)
+    both, either = 2 * confusion.diagonal()[1:], (confusion.sum(0) + confusion.sum(1))[1:]
+    return {"dice": float(np.mean(both[either > 0] / either[either > 0])) if either.any() else 0.0}
 
 
 def _regress(recipe, examples: Examples) -> dict[str, float]:
