@@ -200,6 +200,21 @@ def test_folder_names_a_broken_image_and_missing_classes(tmp_path):
         sources.load(data_sections.Folder(source="folder", path=str(tmp_path)))
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_jpeg_that_is_cut_off_is_named_before_training(tmp_path, share):
+    paint(tmp_path / "a", 6, 1)
+    paint(tmp_path / "b", 6, 2)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / "b" / "whole.jpg")
+    content = (tmp_path / "b" / "whole.jpg").read_bytes()
+    # bytes behind the end, as some cameras write them
+    (tmp_path / "b" / "more.jpg").write_bytes(content + b"\0" * 9000)
+    assert len(load_folder(tmp_path).train) > 0
+    (tmp_path / "b" / "cut.jpg").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match="cut.jpg: not a readable image"):
+        load_folder(tmp_path)
+
+
 def load_folder(path, **settings):
     return sources.load(data_sections.Folder(source="folder", path=str(path), image_size=(9, 7), **settings))
 
