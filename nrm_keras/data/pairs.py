@@ -57,7 +57,7 @@ class Pairs(OwnSource):
             origin=str(root),
             shape=shape,
             notes=(f"Split by patient: {_counted(patients)}.",),
-            caveat=f"The test has {patients['test']} patients: too few to say how others fare."
+            caveat=f"The test has {patients['test']} patient{'s' * (patients['test'] > 1)}: too few to say how others fare."
             if 0 < patients["test"] < _FEW
             else "",
         )

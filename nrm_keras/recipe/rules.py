@@ -30,8 +30,13 @@ METRICS_OF_TASK = {
 }
 _BUILT_IN_METRICS = {name for names in METRICS_OF_TASK.values() for name in names}
 
-# sources of which validation examples are always split off
-_SPLIT_BY_SHARE = ("digits", "fashion_mnist", "cifar10", "breast_cancer", "pbmc68k", "bladderbatch", "nuclei")
+# sources that may bring a validation split of their own
+_OWN_VALIDATION = ("patch_camelyon", "npz", "folder", "pairs")
+# sources that bring neither validation nor test
+_ONE_SPLIT = (
+    *("digits", "mnist_5k", "colorectal_histology", "malaria", "breast_cancer", "nuclei"),
+    *("rotten_tomatoes", "imdb_half", "spam", "text_file"),
+)
 
 _rules: list[tuple[frozenset[str], Rule]] = []
 
@@ -389,7 +394,7 @@ def _frozen_needs_start(recipe: Recipe) -> Iterator[Problem]:
 @_reads("data")
 def _shares_leave_some(recipe: Recipe) -> Iterator[Problem]:
     data = recipe.data
-    if data.source in ("digits", "breast_cancer", "nuclei") and data.validation + data.test >= 1:
+    if data.source in _ONE_SPLIT and data.validation + data.test >= 1:
         yield (
             "data.validation",
             (
@@ -476,14 +481,16 @@ def _monitors(recipe: Recipe) -> Iterator[Problem]:
         for path, section in _sections(recipe, "callbacks")
         if section.type in ("early_stopping", "reduce_lr_on_plateau")
     ]
-    no_validation = recipe.data.validation == 0 and recipe.data.source in _SPLIT_BY_SHARE
+    source = recipe.data.source
+    split_off = source not in _OWN_VALIDATION and not registry.is_registered("data", source)
+    no_validation = split_off and recipe.data.validation == 0
     for path, monitor in watched:
         if no_validation and monitor.startswith("val_"):
             keep = "train.keep: last" if path.startswith("train") else "a monitor without val_"
             yield (
                 path,
                 (
-                    f"{monitor} needs validation examples, and {recipe.data.source} has no such split of its own."
+                    f"{monitor} needs validation examples, and {source} has no such split of its own."
                     f" Received: data.validation 0. Raise data.validation or set {keep}."
                 ),
             )
