@@ -29,7 +29,9 @@ class _Watcher:
         self.done = True
         try:
             import nrm_keras.layers
-            import nrm_keras.training.optimizers  # noqa: F401  the schedules of compiled models
+            import nrm_keras.models
+            import nrm_keras.training.optimizers
+            import nrm_keras.training.tasks  # noqa: F401  their losses and metrics
         except Exception as error:  # noqa: BLE001
             # Whoever imports Keras may not need this package at all.
             warnings.warn(
