@@ -3,6 +3,8 @@
 Every case is a process of its own.
 """
 
+import re
+
 import pytest
 
 from tests import programs
@@ -263,6 +265,17 @@ pickle.dump(model, open(sys.argv[1], "wb"))
     run(f"import nrm_keras; {load}", path)
     with pytest.raises(AssertionError, match="Could not locate class"):
         run(load, path)
+
+
+def test_every_class_that_a_saved_model_may_hold_is_registered():
+    pattern = re.compile(
+        r"^@keras.saving.register_keras_serializable\(package=\"nrm_keras\"\)\nclass (\w+)", re.MULTILINE
+    )
+    sources = (programs.ROOT / "nrm_keras").rglob("*.py")
+    names = [name for source in sources for name in pattern.findall(source.read_text())]
+    assert {"Dice", "DomainBatchNormalization", "WarmUp"} <= set(names)
+    code = "import sys, nrm_keras, keras; from keras.saving import get_registered_object as get"
+    run(f"{code}; assert all(get(f'nrm_keras>{{name}}') for name in sys.argv[1:])", *names)
 
 
 def test_the_command_line_starts():

@@ -25,9 +25,10 @@ KIND_OF_FIELD = {
 
 METRICS_OF_TASK = {
     "classification": ("accuracy", "top_5_accuracy", "auroc"),
-    "segmentation": ("accuracy", "dice", "iou"),
-    "regression": ("rmse", "mae", "r2"),
+    "segmentation": ("dice", "iou", "accuracy"),
+    "regression": ("rmse", "r2", "mae"),
 }
+DEFAULT_METRICS = {"classification": ("accuracy",), "segmentation": ("dice", "iou"), "regression": ("rmse", "r2")}
 _BUILT_IN_METRICS = {name for names in METRICS_OF_TASK.values() for name in names}
 
 # sources that may bring a validation split of their own
@@ -458,7 +459,7 @@ def _metrics_of_task(recipe: Recipe) -> Iterator[Problem]:
             "train.metrics",
             (
                 f"{recipe.task} is measured by {', '.join(known)}. Received: {', '.join(wrong)}."
-                f" Set train.metrics: [{known[0]}], and train.monitor to one of them."
+                f" Set train.metrics: [{known[0]}], or null for those that the task has by default."
             ),
         )
 

@@ -78,6 +78,21 @@ class Recipe(Section):
     )
     callbacks: tuple[_one_of("callbacks", Custom), ...] = Field((), description="Keras callbacks, or registered ones")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measure_by_task(cls, values: Any) -> Any:
+        """Metrics and monitor that are left open are those of the task."""
+        if not isinstance(values, dict):
+            return values
+        train, task = values.get("train", {}), values.get("task", "classification")
+        train = train.model_dump() if isinstance(train, Train) else train
+        if not isinstance(train, dict) or task not in TASKS:
+            return values  # a mistake, which validation describes
+        metrics = rules.DEFAULT_METRICS[task] if train.get("metrics") is None else train["metrics"]
+        known = [name for name in metrics if name in rules.METRICS_OF_TASK[task]] if isinstance(metrics, tuple) else []
+        monitor = train.get("monitor") or f"val_{known[0] if known else 'loss'}"
+        return {**values, "train": {**train, "metrics": metrics, "monitor": monitor}}
+
     @model_validator(mode="after")
     def _obey_rules(self, info: ValidationInfo) -> Recipe:
         """Recipes built in Python obey the rules too; the loader checks them itself, to name the file and line."""

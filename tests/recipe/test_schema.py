@@ -107,7 +107,6 @@ def problems_of(write, text):
         ("data: {source: digits, validation: 0}\ntrain: {keep: last}\ncallbacks: [{type: early_stopping}]", "callbacks.0.monitor: val_loss needs validation examples"),
         ("train: {metrics: [accuracy, accuracy]}", "train.metrics: a metric is listed once."),
         ("train: {monitor: val_acuracy}", "train.monitor: not among what training reports. Received: 'val_acuracy'. Did you mean 'val_accuracy'?"),
-        ("train: {metrics: []}", "train.monitor: not among what training reports. Received: 'val_accuracy'."),
     ],
 )  # fmt: skip
 def test_mistakes_in_plain_words(write, text, message):
@@ -141,11 +140,29 @@ def test_mistakes_in_plain_words(write, text, message):
         "data: {source: digits, validation: 0}\ntrain: {keep: last}",
         "data: {source: npz, path: a.npz, validation: 0}",
         "train: {metrics: [top_5_accuracy], monitor: val_top_5_accuracy}",
+        "train: {metrics: []}",
         "data: {source: folder, path: a, image_size: [8, 8], channels: 1}",
     ],
 )
 def test_what_is_allowed(write, text):
     assert problems_of(write, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "metrics", "monitor"),
+    [
+        ("", ("accuracy",), "val_accuracy"),
+        ("train: {metrics: [auroc, accuracy]}", ("auroc", "accuracy"), "val_auroc"),
+        ("train: {metrics: []}", (), "val_loss"),
+        ("train: {metrics: null, monitor: val_loss}", ("accuracy",), "val_loss"),
+        ("task: regression\ntrain: {epochs: 3}", ("rmse", "r2"), "val_rmse"),
+    ],
+)
+def test_metrics_and_monitor_follow_the_task(write, text, metrics, monitor):
+    loaded = load(write(COMPLETE + text))
+    train = loaded.recipe.train
+    assert (train.metrics, train.monitor) == (metrics, monitor)
+    assert load(write(loaded.to_yaml())).recipe == loaded.recipe
 
 
 def test_missing_sections_name_their_choices(write):

@@ -90,14 +90,17 @@ class Train(Section):
     strategy: Literal["none", "mirrored"] = Field("none", description="mirrored: one replica per device")
     replicas: PositiveInt | None = Field(None, description="with mirrored: how many; without GPUs, logical CPUs")
     keep: Literal["best", "last"] = Field("best", description="the weights that test, report and export use")
-    monitor: Name = Field("val_accuracy", description="what decides which epoch is best")
+    monitor: Name | None = Field(
+        None, description="what decides which epoch is best; null: the first of metrics, on the validation split"
+    )
     class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each class in the loss, by class name; balanced: inverse frequency"
     )
     clip_norm: PositiveFloat | None = Field(None, description="clip the global norm of the gradients")
-    metrics: tuple[Name, ...] = Field(
-        ("accuracy",),
-        description="those of the task (classification: accuracy, top_5_accuracy, auroc; segmentation: dice, iou, accuracy; regression: rmse, mae, r2), or registered ones",
+    metrics: tuple[Name, ...] | None = Field(
+        None,
+        description="those of the task (classification: accuracy, top_5_accuracy, auroc; segmentation: dice, iou, accuracy;"
+        " regression: rmse, r2, mae), or registered ones; null: accuracy; dice and iou; rmse and r2",
     )
     recalibrate: Literal["test"] | None = Field(
         None,
