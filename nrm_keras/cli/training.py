@@ -138,10 +138,15 @@ def add(subparsers) -> None:
         "measure a finished run on its test split, or on other data",
         "evaluate runs/images/digits_adaptive/20260102-030405-abcdef",
         "evaluate RUN --data new_site.npz",
+        "evaluate RUN --data texts.csv",
         "evaluate RUN --split validation",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("--data", metavar="PATH", help="an .npz file or a folder of images instead of the run's data")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="instead of the run's data: an .npz file, a folder of images (and masks), or a .csv or .jsonl file of texts",
+    )
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="(default: test)")
     add_allow_imports(parser)
 
@@ -153,9 +158,15 @@ def add(subparsers) -> None:
         "predict RUN picture.png",
         "predict RUN folder/ --out predictions.csv",
         "predict RUN inputs.npy",
+        "predict RUN texts.txt",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
-    parser.add_argument("input", metavar="INPUT", help="an image, a folder of images, .npy, or .npz with x; raw values")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="an image, a folder of images, .npy, or .npz with x, raw values as in training; for segmentation also NIfTI and"
+        " DICOM; texts in .txt (one per line), .csv or .jsonl",
+    )
     parser.add_argument("--out", metavar="FILE", help="write the CSV there instead of printing it")
     add_allow_imports(parser)
 

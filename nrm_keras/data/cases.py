@@ -50,7 +50,7 @@ def cases_in(folder: Path, patient: str | None) -> list[Case]:
                 f"{folder}: pairs are images/NAME.png (or .jpg, .nii, .nii.gz, a folder of DICOM files) and masks/NAME.png"
                 f" (or .nii, .nii.gz). Received: no folder {part}. Make {folder / part}."
             )
-    images = _by_name(folder / "images", (*PICTURES, *NIFTI), series=True)
+    images = images_below(folder / "images")
     masks = _by_name(folder / "masks", _MASKS, series=False)
     for one, other, what in ((images, masks, "mask"), (masks, images, "image")):
         if alone := sorted(set(one) - set(other)):
@@ -62,6 +62,15 @@ def cases_in(folder: Path, patient: str | None) -> list[Case]:
     if not images:
         raise UserError(f"{folder / 'images'}: pairs need images. Received: none. Put them there.")
     return [Case(name, images[name], masks[name], _patient(name, patient, folder)) for name in sorted(images)]
+
+
+def images_below(root: Path) -> dict[str, Path]:
+    """Pictures, NIfTI files and folders of DICOM files below a folder, by their names without suffix.
+
+    Raises:
+        UserError: two of the same name, or a format that is not read.
+    """
+    return _by_name(root, (*PICTURES, *NIFTI), series=True)
 
 
 def stem(path: Path, suffixes: tuple[str, ...]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,10 @@ SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid
 
 
 class Npz(OwnSource):
-    """`x_train, y_train[, x_val, y_val][, x_test, y_test][, classes]`, or `x, y[, classes]` to be split."""
+    """`x_train, y_train[, x_val, y_val][, x_test, y_test][, classes]`, or `x, y[, classes]` to be split.
+
+    With `data.targets`, y are numbers to be predicted.
+    """
 
     name = "npz"
     what = "your own NumPy archive: data.path"
@@ -39,9 +42,14 @@ class Npz(OwnSource):
         arrays = read_arrays(Path(data.path))
         classes = _class_names(arrays["classes"], data.path) if "classes" in arrays else None
         limit = len(classes) if classes else _MAX_CLASSES
-        splits = {name: _npz_split(arrays, names, limit, data.path) for name, names in SPLIT_FOLDERS.items()}
+        learned = (
+            (lambda y, what: _targets(y, data.targets, what))
+            if data.targets
+            else (lambda y, what: _labels(y, limit, what))
+        )
+        splits = {name: _npz_split(arrays, names, learned, data.path) for name, names in SPLIT_FOLDERS.items()}
         if splits["train"] is None:
-            splits["train"] = _npz_split(arrays, ("",), limit, data.path)
+            splits["train"] = _npz_split(arrays, ("",), learned, data.path)
         if splits["train"] is None:
             raise UserError(
                 f"{data.path}: an npz source holds x_train and y_train, or x and y. Received: {', '.join(arrays) or 'nothing'}."
@@ -49,9 +57,12 @@ class Npz(OwnSource):
             )
         _require_one_shape(splits, data.path)
         splits = with_held_out(splits, data)
+        shape = splits["train"].inputs.shape[1:]
+        if data.targets:
+            return Examples((), **splits, origin=data.path, shape=shape, targets=data.targets)
         if classes is None:
             classes = tuple(map(str, range(1 + max(int(split.labels.max(initial=0)) for split in splits.values()))))
-        return Examples(classes, **splits, origin=data.path, shape=splits["train"].inputs.shape[1:])
+        return Examples(classes, **splits, origin=data.path, shape=shape)
 
 
 class Folder(OwnSource):
@@ -127,7 +138,7 @@ def numbers(array: np.ndarray, what: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _npz_split(arrays: dict, names: tuple[str, ...], limit: int, path) -> Split | None:
+def _npz_split(arrays: dict, names: tuple[str, ...], learned: Callable, path) -> Split | None:
     for name in names:
         suffix = f"_{name}" if name else ""
         if f"x{suffix}" not in arrays:
@@ -135,16 +146,28 @@ def _npz_split(arrays: dict, names: tuple[str, ...], limit: int, path) -> Split 
         if f"y{suffix}" not in arrays:
             raise UserError(f"{path}: x{suffix} needs labels beside it. Received: no y{suffix}. Save y{suffix} too.")
         x = numbers(arrays[f"x{suffix}"], f"{path}: x{suffix}")
-        y = _labels(arrays[f"y{suffix}"], limit, f"{path}: y{suffix}")
+        y = learned(arrays[f"y{suffix}"], f"{path}: y{suffix}")
         if x.ndim < 2 or len(x) != len(y) or 0 in x.shape[1:]:
             raise UserError(
-                f"{path}: x{suffix} is a number array (examples, ...), y{suffix} one class index per example."
+                f"{path}: x{suffix} is a number array (examples, ...), y{suffix} has a row for each example."
                 f" Received: x{suffix} {x.dtype} {x.shape}, y{suffix} {y.dtype} {y.shape}. Reshape them."
             )
         if x.ndim == 3:
             x = x[..., None]  # grey images are usually stored without their channel
-        return Split(x, y.astype("int32"))
+        return Split(x, y)
     return None
+
+
+def _targets(y: np.ndarray, targets: tuple[str, ...], what: str) -> np.ndarray:
+    """The numbers to be learned, `(examples, targets)`."""
+    y = numbers(y, what).astype("float32")
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or y.shape[1] != len(targets):
+        raise UserError(
+            f"{what} must have a column for each of data.targets, {', '.join(targets)}. Received: {y.dtype} {y.shape}."
+            " Name all of them, or reshape it."
+        )
+    return y
 
 
 def _labels(y: np.ndarray, limit: int, what: str) -> np.ndarray:
@@ -155,14 +178,15 @@ def _labels(y: np.ndarray, limit: int, what: str) -> np.ndarray:
         one_hot = y.ndim == 2 and y.dtype.kind in "fiub"
         raise UserError(
             f"{what} must be one class index per example, an integer. Received: {y.dtype} {y.shape}."
-            f" Convert it with {'y.argmax(1)' if one_hot else 'np.unique(y, return_inverse=True)[1]'}."
+            f" Convert it with {'y.argmax(1)' if one_hot else 'np.unique(y, return_inverse=True)[1]'},"
+            " or name the numbers in data.targets for task: regression."
         )
     if y.min(initial=0) < 0 or y.max(initial=0) >= limit:
         raise UserError(
             f"{what}: labels are class indices from 0 to {limit - 1}. Received: {y.min()} to {y.max()}."
             " Convert them with np.unique(y, return_inverse=True)[1], or correct `classes`."
         )
-    return y
+    return y.astype("int32")
 
 
 def _class_names(classes: np.ndarray, path) -> tuple[str, ...]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from nrm_keras.data.blocks import padded, patches, up_to
-from nrm_keras.data.cases import NIFTI, PICTURES, Case, cases_in, stem
-from nrm_keras.data.dicom import read_dicom
+from nrm_keras.data.cases import NIFTI, PICTURES, Case, cases_in, images_below, stem
+from nrm_keras.data.dicom import read_dicom, slices_in
 from nrm_keras.data.disk import DiskRows
 from nrm_keras.data.examples import Examples, Split, require_disjoint, with_held_out
 from nrm_keras.data.files import SPLIT_FOLDERS, check_images, split_folder
 from nrm_keras.data.source import OwnSource, mock
-from nrm_keras.data.volumes import read_nifti, require_same_grid
+from nrm_keras.data.volumes import Volume, read_nifti, require_same_grid
 from nrm_keras.errors import UserError
 
 _GREY_8_BIT, _COLOUR = ("1", "L"), ("RGB", "RGBA", "P", "LA", "PA", "CMYK", "YCbCr")
@@ -117,19 +118,57 @@ def _examples(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
     masks = _to_classes(masks, case, data)
     if not data.patch:
         return _at_size(images, data, nearest=False), _at_size(masks[..., None], data, nearest=True)[..., 0]
-    sizes = up_to(masks.shape, data.patch)
-    images, masks = padded(images[..., 0], sizes, images.min()), padded(masks, sizes, 0)
-    return np.stack(list(patches(images, data.patch)))[..., None], np.stack(list(patches(masks, data.patch)))
+    return _in_patches(images[..., 0], data, images.min())[..., None], _in_patches(masks, data, 0)
+
+
+def _in_patches(volume: np.ndarray, data, fill) -> np.ndarray:
+    return np.stack(list(patches(padded(volume, up_to(volume.shape, data.patch), fill), data.patch)))
+
+
+def read_images(source: Path, data) -> Iterator[tuple[str, np.ndarray]]:
+    """Each image's path and what a model is shown of it, `(examples, *positions, channels)`: without masks.
+
+    Args:
+        source: a picture, a NIfTI file, the folder of a DICOM series; or a folder of them, of its `images` if it has those.
+        data: a section of the source pairs.
+
+    Raises:
+        UserError: there is no image, or one can't be read.
+    """
+    if source.is_file() or slices_in(source):
+        paths = [source]
+    else:
+        paths = list(images_below(source / "images" if (source / "images").is_dir() else source).values())
+    if not paths:
+        raise UserError(
+            f"{source}: a folder of images is needed. Received: none in it. Put PNG, JPEG, NIfTI or DICOM there."
+        )
+    is_volume = {path: path.is_dir() or stem(path, NIFTI) is not None for path in paths}
+    check_images([str(path) for path in paths if not is_volume[path]])
+    for path in paths:
+        images = (
+            _read_volume(path, data).values[..., None].astype("float32", copy=False)
+            if is_volume[path]
+            else _read_picture(path, data)[None]
+        )
+        if data.patch:
+            yield str(path), _in_patches(images[..., 0], data, images.min())[..., None]
+        else:
+            yield str(path), _at_size(images, data, nearest=False)
+
+
+def _read_volume(path: Path, data) -> Volume:
+    if data.channels != 1:
+        raise UserError(
+            f"{path}: a volume has one channel. Received: data.channels={data.channels}. Set data.channels=1."
+        )
+    return read_dicom(path) if path.is_dir() else read_nifti(path)
 
 
 def _volume(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
-    if data.channels != 1:
-        raise UserError(
-            f"{case.image}: a volume has one channel. Received: data.channels={data.channels}. Set data.channels=1."
-        )
     if stem(case.mask, NIFTI) is None:
         raise UserError(f"{case.mask}: the mask of a volume is a NIfTI file. Received: {case.mask.suffix}. Convert it.")
-    image = read_dicom(case.image) if case.image.is_dir() else read_nifti(case.image)
+    image = _read_volume(case.image, data)
     mask = read_nifti(case.mask, mask=True)
     require_same_grid(image, mask)
     return image.values[..., None].astype("float32", copy=False), mask.values
@@ -138,8 +177,6 @@ def _volume(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
 def _picture(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
 
-    if data.patch:
-        raise UserError(f"{case.image}: data.patch cuts volumes. Received: a picture. Set data.patch=null.")
     if stem(case.mask, PICTURES) is None:
         raise UserError(f"{case.mask}: the mask of a picture is a PNG file. Received: NIfTI. Convert one of them.")
     with Image.open(case.mask) as picture:
@@ -149,18 +186,28 @@ def _picture(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
                 " Save class numbers as a grey PNG."
             )
         mask = np.asarray(picture).astype("int32")
-    with Image.open(case.image) as picture:
-        if picture.size != mask.shape[::-1]:
-            raise UserError(
-                f"{case.mask}: a mask has the size of its image. Received: {mask.shape[0]}x{mask.shape[1]} for"
-                f" {case.image} of {picture.height}x{picture.width} (height x width). Correct one of them."
-            )
+    image = _read_picture(case.image, data)
+    if image.shape[:2] != mask.shape:
+        raise UserError(
+            f"{case.mask}: a mask has the size of its image. Received: {mask.shape[0]}x{mask.shape[1]} for"
+            f" {case.image} of {image.shape[0]}x{image.shape[1]} (height x width). Correct one of them."
+        )
+    return image[None], mask[None]
+
+
+def _read_picture(path: Path, data) -> np.ndarray:
+    """Height, width, channels."""
+    from PIL import Image
+
+    if data.patch:
+        raise UserError(f"{path}: data.patch cuts volumes. Received: a picture. Set data.patch=null.")
+    with Image.open(path) as picture:
         eight_bit = picture.mode in (*_GREY_8_BIT, *_COLOUR)
         if data.channels == 3 and not eight_bit:
-            raise UserError(f"{case.image}: grey of 16 bits is no colour. Received: data.channels=3. Set it to 1.")
+            raise UserError(f"{path}: grey of 16 bits is no colour. Received: data.channels=3. Set it to 1.")
         mode = "RGB" if data.channels == 3 else "L"
         image = np.asarray(picture.convert(mode)) if eight_bit else np.asarray(picture).astype("float32")
-    return image.reshape(1, *mask.shape, data.channels), mask[None]
+    return image.reshape(*image.shape[:2], data.channels)
 
 
 def _to_classes(mask: np.ndarray, case: Case, data) -> np.ndarray:

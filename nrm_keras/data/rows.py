@@ -66,6 +66,6 @@ def json_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict]
 def _require_columns(present: Iterable[str], columns: tuple[str, ...], path: Path, line: int) -> None:
     if missing := [name for name in columns if name not in present]:
         raise UserError(
-            f"{path}:{line}: the columns {' and '.join(columns)} are needed. Received: {', '.join(map(str, present)) or 'none'};"
+            f"{path}:{line}: every row has {' and '.join(columns)}. Received: {', '.join(map(str, present)) or 'none'};"
             f" no {', '.join(missing)}. Name them with data.text and data.label, or add them."
         )

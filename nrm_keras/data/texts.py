@@ -207,12 +207,7 @@ class TextFile(OwnSource):
     @classmethod
     def load(cls, data, limit=None) -> Examples:
         path = Path(data.path)
-        is_json = path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-        lines, texts, labels = [], [], []
-        for line, row in (json_rows if is_json else csv_rows)(path, (data.text, data.label)):
-            lines.append(line)
-            texts.append(_text(row[data.text], data.text, path, line))
-            labels.append(_label(row[data.label], data.label, path, line))
+        lines, texts, labels = read_texts(path, data.text, data.label)
         classes, index, counts = np.unique(np.array(labels, str), return_inverse=True, return_counts=True)
         if len(classes) < 2:
             raise UserError(
@@ -226,6 +221,27 @@ class TextFile(OwnSource):
                 f" {data.label} {alone!r} once. Add examples, remove the row, or correct its label."
             )
         return assemble(_whole(texts, index), tuple(map(str, classes)), data, str(path), limit)
+
+
+def read_texts(path: Path, text: str, label: str | None = None) -> tuple[list[int], list[str], list[str]]:
+    """Line, text and class of each row of a CSV file, or of JSON lines.
+
+    Args:
+        path: `.jsonl`, `.ndjson` or `.json` for JSON lines, anything else is CSV.
+        text: the column of texts.
+        label: the column of classes; None: they are not asked for.
+
+    Raises:
+        UserError: the file can't be read, lacks a column, or a field holds no text or class.
+    """
+    rows = json_rows if path.suffix.lower() in (".jsonl", ".ndjson", ".json") else csv_rows
+    lines, texts, labels = [], [], []
+    for line, row in rows(path, (text, label) if label else (text,)):
+        lines.append(line)
+        texts.append(_text(row[text], text, path, line))
+        if label:
+            labels.append(_label(row[label], label, path, line))
+    return lines, texts, labels
 
 
 def _text(value, column: str, path: Path, line: int) -> str:

@@ -73,7 +73,8 @@ def train(
     validation = evaluation_data(recipe, examples, "validation", strategy)
     model = build_model(recipe, examples, batches.steps_per_epoch, strategy)
     say(
-        f"Model: {model.name}, {model.count_params():,} parameters, {recipe.norm.type} normalization, {_precision(model)}."
+        f"Model: {model.name}, {model.count_params():,} parameters,"
+        f" {recipe.norm.type.replace('none', 'no')} normalization, {_precision(model)}."
     )
 
     keep_best = recipe.train.keep == "best" and validation is not None

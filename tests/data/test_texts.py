@@ -145,7 +145,7 @@ def test_a_csv_and_a_jsonl_file_of_ones_own(tmp_path):
         ("x.csv", b'text,label\n"never closed,a\n', r"x.csv:2: rows are comma-separated"),
         ("x.csv", b"text,label\none,a\ntwo,a\nthree,b\n", r"x.csv:4: a class needs two examples.*'b' once"),
         ("x.csv", b"text,label\none,a\ntwo,a\n", r"x.csv: label must name two classes at least. Received: a"),
-        ("x.csv", b"", r"x.csv:1: the columns text and label are needed. Received: none"),
+        ("x.csv", b"", r"x.csv:1: every row has text and label. Received: none"),
         ("x.csv", b"text,label\n", r"x.csv: label must name two classes at least. Received: no rows"),
         (
             "x.jsonl",

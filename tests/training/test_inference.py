@@ -9,8 +9,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import nrm_keras
+from nrm_keras.data import sources
 from nrm_keras.errors import UserError
-from nrm_keras.training import inference
+from nrm_keras.recipe import loading
+from nrm_keras.runs import directory
+from nrm_keras.training import given, inference
+from tests.data.scans import write_nifti
 
 QUICK = {"train.epochs": 1, "model": {"type": "mlp", "units": [8]}, "data.batch_size": 64}
 
@@ -45,6 +49,104 @@ def test_evaluate_names_what_data_may_be(finished, tmp_path, name):
     np.save(tmp_path / "x.npy", np.zeros((3, 8, 8)))
     with pytest.raises(UserError, match=rf"{name}: .*an .npz file .*or a folder of images"):
         inference.evaluate(finished, str(tmp_path / name))
+
+
+SMALL = {
+    "text": """\
+data: {source: text_file, path: texts.csv, vocabulary: 50, length: 6, batch_size: 8}
+model: {type: gru, width: 4}
+norm: {type: none}
+""",
+    "segmentation": """\
+task: segmentation
+data: {source: pairs, path: scans, image_size: [16, 16], batch_size: 4, fit: pad}
+model: {type: unet, width: 4, depth: 1}
+norm: {type: none}
+""",
+    "regression": """\
+task: regression
+data: {source: npz, path: numbers.npz, targets: [energy (MeV), spin]}
+model: {type: mlp, units: [4]}
+norm: {type: none}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A folder with a user's own data, and a function that trains on them and gives the run directory."""
+    folder = tmp_path_factory.mktemp("own")
+    lines = [f"{('awful', 'great')[n % 2]} film {n},{('bad', 'good')[n % 2]}" for n in range(60)]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *lines]))
+    (folder / "new.jsonl").write_text('{"text": "great, great", "label": "good"}\n' * 2)
+    chance = np.random.default_rng(0)
+    for patient in range(6):
+        values = chance.integers(0, 2, (5, 14, 12))
+        write_nifti(folder / f"scans/images/p{patient}.nii.gz", (values * 100).astype("uint8"))
+        write_nifti(folder / f"scans/masks/p{patient}.nii.gz", values.astype("uint8"))
+    x = chance.normal(size=(50, 3))
+    np.savez(folder / "numbers.npz", x=x, y=x[:, :2])
+
+    def train(task):
+        recipe = folder / f"{task}.yaml"
+        if not recipe.exists():
+            recipe.write_text(f"{SMALL[task]}optimizer: {{type: adam}}\ntrain: {{epochs: 1}}\n")
+            nrm_keras.run(recipe, out=folder / "runs" / task, say=lambda line: None)
+        return directory.find_all(folder / "runs" / task)[0]
+
+    train.folder = folder
+    return train
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "examples"),
+    [
+        ("text", "texts.csv", 60),
+        ("text", "new.jsonl", 2),
+        ("segmentation", "scans", 72),
+        ("regression", "numbers.npz", 50),
+    ],
+)
+def test_evaluate_measures_other_data_of_the_kind_that_the_run_was_trained_on(own, task, data, examples):
+    scores = inference.evaluate(own(task), str(own.folder / data))
+    assert scores["examples"] == examples and np.isfinite(scores["loss"])
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "needed"),
+    [
+        ("text", "scans", "a .csv or .jsonl file of texts"),
+        ("segmentation", "numbers.npz", "a folder of images and masks"),
+        ("regression", "texts.csv", "an .npz file"),
+    ],
+)
+def test_evaluate_says_what_the_task_needs(own, task, data, needed):
+    with pytest.raises(UserError, match=f"{needed}.*Received: data of another kind"):
+        inference.evaluate(own(task), str(own.folder / data))
+
+
+def test_predict_reads_the_column_of_texts(own):
+    rows = inference.predict(own("text"), own.folder / "new.jsonl")
+    assert [row["input"] for row in rows] == ["great, great"] * 2
+    with pytest.raises(UserError, match=r"new.csv:1: every row has text. Received: x; no text"):
+        (own.folder / "new.csv").write_text("x\n1\n")
+        inference.predict(own("text"), own.folder / "new.csv")
+
+
+@pytest.mark.parametrize("source", ["scans", "scans/images", "scans/images/p0.nii.gz"])
+def test_predict_gives_a_row_for_each_scan_and_none_for_masks(own, source):
+    rows = inference.predict(own("segmentation"), own.folder / source)
+    expected = sorted((own.folder / "scans/images").iterdir())
+    assert [row["input"] for row in rows] == [str(path) for path in expected[: len(rows)]] and len(rows) in (1, 6)
+    assert all(row["share(background)"] + row["share(foreground)"] == pytest.approx(1) for row in rows)
+
+
+def test_predict_shows_the_model_what_training_showed_it(own):
+    recipe = loading.load(own("segmentation") / directory.RECIPE).recipe
+    train = sources.load(recipe.data).train
+    name = own.folder / f"scans/images/{train.groups[0]}.nii.gz"
+    _, shown = given.inputs(name, recipe, (16, 16, 1))
+    np.testing.assert_array_equal(shown, train.inputs[train.groups == train.groups[0]])
 
 
 def test_evaluate_imports_what_the_recipe_lists_if_it_may(finished, tmp_path, monkeypatch):

@@ -80,6 +80,9 @@ class Npz(Data):
 
     source: Literal["npz"]
     path: Name = Field(description="the .npz file; relative to the recipe's file, or to the shell for an override")
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
+        None, description="for task: regression, the names of the numbers in y, with their units; null: y are classes"
+    )
 
 
 class Folder(Data):
