@@ -13,7 +13,7 @@ from PIL import Image
 from nrm_keras.data import sources
 from nrm_keras.data.examples import Split, require_classes
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import rules
+from nrm_keras.recipe.rules import data as data_rules
 from nrm_keras.recipe.sections import data as data_sections
 from tests.data.scans import write_nifti, write_series
 
@@ -290,7 +290,7 @@ def test_a_class_that_no_mask_has(tmp_path):
 )
 def test_options_that_contradict(options, message):
     recipe = type("Recipe", (), {"data": pairs("x", **options)})
-    problems = [": ".join(problem) for problem in rules._pairs_options(recipe)]
+    problems = [": ".join(problem) for problem in data_rules._pairs_options(recipe)]
     assert len(problems) == 1 and problems[0].startswith(message)
 
 
