@@ -6,18 +6,23 @@ Keras finds a saved class among those that are registered, and imports no module
 import sys
 import warnings
 
+_LAYERS = "nrm_keras.layers"
+
 
 class _Watcher:
     """A finder of modules that finds none itself, but learns when Keras is imported."""
 
     done = False
 
+    def __init__(self):
+        self.loading = set()
+
     def find_spec(self, name, path=None, target=None):
         if self.done:
             return None
         if _complete():
             self.register()
-        if name != "keras":
+        if name not in ("keras", _LAYERS):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
@@ -26,11 +31,14 @@ class _Watcher:
         return spec
 
     def register(self):
+        # the models need all of the layers: where the layers' own import led here, this comes again behind it
+        if self.done or _LAYERS in self.loading:
+            return
         self.done = True
         try:
             import nrm_keras.layers
             import nrm_keras.models
-            import nrm_keras.training.optimizers
+            import nrm_keras.training.optimizers  # the schedules of compiled models
             import nrm_keras.training.tasks  # noqa: F401  their losses and metrics
         except Exception as error:  # noqa: BLE001
             # Whoever imports Keras may not need this package at all.
@@ -43,7 +51,7 @@ class _Watcher:
 
 
 class _Loader:
-    """Loads Keras as its loader does, and registers behind it."""
+    """Loads Keras, or the layers, as its loader does, and registers behind it."""
 
     def __init__(self, loader):
         self._loader = loader
@@ -53,7 +61,11 @@ class _Loader:
 
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self._loader
-        self._loader.exec_module(module)
+        _watcher.loading.add(module.__name__)
+        try:
+            self._loader.exec_module(module)
+        finally:
+            _watcher.loading.discard(module.__name__)
         _watcher.register()
 
 

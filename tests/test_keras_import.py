@@ -69,6 +69,54 @@ def test_a_fresh_process_loads_a_model_with_either_order_of_imports(imports, sav
     run(LOAD.format(imports=imports), saved)
 
 
+SAVE_MODELS = """
+import sys
+import keras, numpy as np
+from nrm_keras import layers, models
+from nrm_keras.training.tasks import TASKS
+norm = lambda name: layers.LayerNormalization(name=name)
+image, words = keras.Input((9, 10, 1)), keras.Input((6,), dtype="int32")
+text = dict(vocabulary=20, length=6, width=4)
+made = {
+    "unet": (image, models.unet(image, norm, width=4, depth=1), "segmentation"),
+    "gru": (words, models.gru(words, norm, bidirectional=True, **text), "classification"),
+    "transformer": (words, models.transformer(words, norm, depth=1, heads=2, hidden=4, **text), "classification"),
+}
+for name, (inputs, features, task) in made.items():
+    model = keras.Model(inputs, keras.layers.Dense(2)(features))
+    model.compile("sgd", TASKS[task].loss(), metrics=[metric(2) for key, metric in TASKS[task].metrics.items() if key != "top_5_accuracy"])
+    x = np.arange(2 * np.prod(inputs.shape[1:])).reshape(2, *inputs.shape[1:]) % 20
+    y = np.resize([0, 1], (2, *model.output_shape[1:-1]))
+    model.train_on_batch(x, y)
+    model.save(f"{sys.argv[1]}/{name}.keras")
+    np.savez(f"{sys.argv[1]}/{name}.npz", x=x, y=model.predict(x, verbose=0))
+"""
+LOAD_MODELS = """
+import sys, warnings
+import numpy as np
+warnings.simplefilter("error", RuntimeWarning)
+{imports}
+import keras
+for name in ("unet", "gru", "transformer"):
+    model = keras.saving.load_model(f"{{sys.argv[1]}}/{{name}}.keras")
+    saved = np.load(f"{{sys.argv[1]}}/{{name}}.npz")
+    np.testing.assert_array_equal(model.predict(saved["x"], verbose=0), saved["y"])
+"""
+
+
+@pytest.fixture(scope="module")
+def saved_models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    run(SAVE_MODELS, folder)
+    return folder
+
+
+@pytest.mark.parametrize("imports", ["import nrm_keras", "from nrm_keras import layers", "from nrm_keras import load"])
+def test_a_fresh_process_loads_the_models_of_recipes(imports, saved_models):
+    """Only layers and schedules were registered: evaluate and predict could load no U-Net and no model of text."""
+    run(LOAD_MODELS.format(imports=imports), saved_models)
+
+
 def test_without_the_package_keras_does_not_load_the_model(saved):
     """Or the test above would show nothing."""
     with pytest.raises(AssertionError, match="Could not locate class"):

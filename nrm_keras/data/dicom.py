@@ -11,7 +11,8 @@ from nrm_keras.errors import UserError
 
 _MAGIC = b"DICM"  # behind a preamble of 128 bytes (PS3.10, section 7.1)
 _SAME = ("SeriesInstanceUID", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient")
-_NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+# what a slice says of its place and size, in so many numbers
+_NEEDED = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
 
 
 def slices_in(folder: Path) -> list[Path]:
@@ -63,16 +64,23 @@ def _has_magic(path: Path) -> bool:
 
 def _header(pydicom, path: Path):
     header = _read(pydicom, path, stop_before_pixels=True)
-    missing = [name for name in _NEEDED if header.get(name) is None]
-    frames = header.get("NumberOfFrames") or 1
-    if int(frames) > 1:
+    try:
+        numbers = {name: np.atleast_1d(np.asarray(header.get(name, ()), float)) for name in _NEEDED}
+        frames = int(header.get("NumberOfFrames") or 1)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: a slice says where it is and how large in numbers. Received: {first_line(error)}."
+            " It is damaged: get it again."
+        ) from error
+    missing = [name for name, count in _NEEDED.items() if len(numbers[name]) != count or np.isnan(numbers[name]).any()]
+    if frames > 1:
         raise UserError(
             f"{path}: a series has one slice per file. Received: {frames} frames in one (enhanced DICOM)."
             " Convert it to NIfTI with dcm2niix."
         )
     if missing:
         raise UserError(
-            f"{path}: a slice says where it is and how large. Received: no {', '.join(missing)}."
+            f"{path}: a slice says where it is and how large. Received: no complete {', '.join(missing)}."
             " Is it a slice of a volume? Remove localizers, reports and structured data from the folder."
         )
     if header.get("SamplesPerPixel", 1) != 1:

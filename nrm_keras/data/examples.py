@@ -190,13 +190,18 @@ def require_disjoint(examples: Examples) -> None:
 
 
 def require_classes(examples: Examples) -> None:
-    """Checks that training shows every class.
+    """Checks that there are classes to tell apart, and that training shows every one.
 
     Raises:
-        UserError: a class has no training example, or no position in any mask.
+        UserError: there is one class only, or a class has no training example, or no position in any mask.
     """
     if examples.task == "regression":
         return
+    if len(examples.classes) < 2:
+        raise UserError(
+            f"{examples.origin}: there are two classes at least. Received: {', '.join(examples.classes) or 'none'} only."
+            " Add examples of another class."
+        )
     labels = examples.train.labels
     parts = np.array_split(labels, 1 + (labels.nbytes >> 22))  # 4 MB each: bincount makes eight times as much of them
     counts = sum(np.bincount(np.ravel(part), minlength=len(examples.classes)) for part in parts)

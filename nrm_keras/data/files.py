@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -16,6 +17,8 @@ from nrm_keras.errors import UserError
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 _OTHER_IMAGES = {".bmp", ".gif", ".tif", ".tiff", ".webp"}  # found, so that they are refused and not passed over
 _FORMATS = {"PNG", "JPEG", "MPO"}  # MPO: what phones write into .jpg, a JPEG with more pictures behind the first
+_JPEG_END = b"\xff\xd9"  # nowhere inside of a JPEG's compressed pixels (ITU T.81, B.1.1.5)
+_TAIL = 4096  # bytes; what cameras write behind the end is usually shorter
 _MAX_CLASSES = 2**16
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
@@ -145,7 +148,7 @@ def _npz_split(arrays: dict, names: tuple[str, ...], learned: Callable, path) ->
             raise UserError(f"{path}: x{suffix} needs labels beside it. Received: no y{suffix}. Save y{suffix} too.")
         x = numbers(arrays[f"x{suffix}"], f"{path}: x{suffix}")
         y = learned(arrays[f"y{suffix}"], f"{path}: y{suffix}")
-        if x.ndim < 2 or len(x) != len(y):
+        if x.ndim < 2 or len(x) != len(y) or 0 in x.shape[1:]:
             raise UserError(
                 f"{path}: x{suffix} is a number array (examples, ...), y{suffix} has a row for each example."
                 f" Received: x{suffix} {x.dtype} {x.shape}, y{suffix} {y.dtype} {y.shape}. Reshape them."
@@ -247,10 +250,10 @@ def images_in(folder: Path) -> list[str]:
 
 
 def check_images(paths: list[str]) -> None:
-    """Opens every header now: a broken picture should not end a training in its third hour.
+    """Opens every file now: a broken picture should not end a training in its third hour.
 
     Raises:
-        UserError: a file is no picture, or neither PNG nor JPEG.
+        UserError: a file is no picture, is cut off, or is neither PNG nor JPEG.
     """
     from PIL import Image
 
@@ -259,10 +262,19 @@ def check_images(paths: list[str]) -> None:
             with Image.open(path) as image:
                 kind = image.format
                 image.verify()
+            if kind in ("JPEG", "MPO") and not _has_end(path):  # of these verify reads the header only
+                with Image.open(path) as image:
+                    image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: not a readable image ({error}). Mend or remove the file.") from error
         if kind not in _FORMATS:
             raise UserError(f"{path}: images are PNG or JPEG. Received: {kind}. Please convert it to PNG.")
+
+
+def _has_end(path: str) -> bool:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - _TAIL))
+        return _JPEG_END in file.read()
 
 
 def decoder(shape: tuple[int, int, int]):

@@ -87,6 +87,11 @@ def _vectorizer(recipe, examples: Examples) -> keras.layers.TextVectorization:
     data = recipe.data
     layer = keras.layers.TextVectorization(data.vocabulary, output_sequence_length=data.length, name="words")
     layer.adapt(list(examples.train.inputs))
+    if layer.vocabulary_size() <= 2:
+        raise UserError(
+            f"{examples.origin}: texts are made of words, letters or digits between spaces. Received: no word in"
+            f" {len(examples.train):,} training texts. Are they in the column that data.text names?"
+        )
     return layer
 
 

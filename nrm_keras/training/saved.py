@@ -9,7 +9,7 @@ import keras
 from nrm_keras import layers, models  # noqa: F401  registers the layers with Keras
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory
-from nrm_keras.training import optimizers, tasks  # noqa: F401  and schedules, losses and metrics
+from nrm_keras.training import optimizers, tasks  # noqa: F401  and the schedules, losses and metrics
 
 
 def load(run: str | Path) -> keras.Model:

@@ -63,19 +63,33 @@ class Dice(keras.metrics.IoU):
 class Auroc(keras.metrics.AUC):
     """Area under the ROC curve of each class against the others, their mean; from integer labels and logits.
 
-    Keras adds up trapezoids between 1,000 even thresholds. A network's probabilities crowd at 0 and 1, or all around the
-    middle, so each is replaced by `(1 + z / (1 + |z|)) / 2` of its log odds z, which are never equal in float32 where the
-    logits are not: the area depends on the order alone.
+    A class that has no examples, or all of them, has no such area and is left out; NaN where that is every class.
+
+    Keras adds up trapezoids between even thresholds. A network's probabilities crowd at 0 and 1, or all around the
+    middle, so each is replaced by `(1 + z / (1 + |z|)) / 2` of its log odds z: scores count as equal only where their z
+    differ by less than about `2e-4 (1 + |z|)^2`.
+
+    Args:
+        num_classes: how many classes there are.
     """
 
     def __init__(self, num_classes, name="auroc", dtype=None):
-        super().__init__(1000, multi_label=True, num_labels=num_classes, name=name, dtype=dtype)
+        super().__init__(10_000, multi_label=True, num_labels=num_classes, name=name, dtype=dtype)
         self.num_classes = num_classes
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         true = ops.one_hot(ops.cast(ops.reshape(y_true, (-1,)), "int32"), self.num_classes)
         score = (1 + ops.softsign(_log_odds(ops.cast(y_pred, "float32")))) / 2
         super().update_state(true, score, sample_weight)
+
+    def result(self):
+        true_positive_rate = ops.divide_no_nan(self.true_positives, self.true_positives + self.false_negatives)
+        false_positive_rate = ops.divide_no_nan(self.false_positives, self.false_positives + self.true_negatives)
+        heights = (true_positive_rate[:-1] + true_positive_rate[1:]) / 2
+        areas = ops.sum((false_positive_rate[:-1] - false_positive_rate[1:]) * heights, 0)
+        # the first threshold is below every score
+        defined = ops.cast((self.true_positives[0] > 0) & (self.false_positives[0] > 0), areas.dtype)
+        return ops.sum(areas * defined) / ops.sum(defined)
 
     def get_config(self):
         return {"num_classes": self.num_classes, "name": self.name, "dtype": self.dtype}

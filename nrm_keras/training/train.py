@@ -15,7 +15,7 @@ from nrm_keras import registry
 from nrm_keras.diagnostics.callback import InternalStatistics
 from nrm_keras.diagnostics.records import forget_after
 from nrm_keras.runs import directory as run_directory
-from nrm_keras.runs.metrics import smaller_is_better
+from nrm_keras.runs.metrics import read_metrics, smaller_is_better
 from nrm_keras.surgery import recalibrate
 from nrm_keras.training import baseline, distribution, evaluation
 from nrm_keras.training.assembly import (
@@ -95,6 +95,7 @@ def train(
     if resume.resuming:
         say(f"Resuming at epoch {resume.epoch + 1}, step {resume.step + 1}.")
         metrics_log.forget_from(resume.epoch)
+        began -= sum(read_metrics(path).get("seconds", []))  # the time of a run is that of all its processes
         for file in (run_directory.STATISTICS, run_directory.ALERTS):
             forget_after(path / file, resume.epoch * batches.steps_per_epoch + resume.step)
         progress.first_step = resume.step

@@ -11,7 +11,7 @@ from nrm_keras.data import genomics, sources
 from nrm_keras.data.confounding import cramers_v
 from nrm_keras.data.examples import Split
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
 from tests.data.r_files import write_samples
 
 needs_rdata = pytest.mark.skipif(not find_spec("rdata"), reason="needs rdata: pip install 'nrm_keras[data]'")
@@ -22,7 +22,7 @@ def rows(split):
 
 
 def bladder(**options):
-    return schema.BladderBatch(source="bladderbatch", **{"genes": 4, **options})
+    return data_sections.BladderBatch(source="bladderbatch", **{"genes": 4, **options})
 
 
 CLASSES = genomics.BladderBatch.classes

@@ -7,6 +7,7 @@ from nrm_keras.data import genomics, sources
 from nrm_keras.data.examples import Split
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
 
 
 def rows(split):
@@ -14,7 +15,7 @@ def rows(split):
 
 
 def pbmc(**options):
-    return schema.Pbmc68k(source="pbmc68k", **options)
+    return data_sections.Pbmc68k(source="pbmc68k", **options)
 
 
 def write_cells(path, values, labels, classes=("B", "NK"), shape=None):
@@ -100,7 +101,11 @@ def test_real_cells():
 
 @pytest.mark.parametrize(
     "data",
-    [pbmc(folds=4), schema.BladderBatch(source="bladderbatch", genes=7), schema.BreastCancer(source="breast_cancer")],
+    [
+        pbmc(folds=4),
+        data_sections.BladderBatch(source="bladderbatch", genes=7),
+        data_sections.BreastCancer(source="breast_cancer"),
+    ],
 )
 def test_mock_data_has_the_shape_and_classes_of_the_real(data):
     examples = sources.mock(data, 12)
@@ -115,7 +120,7 @@ def test_mock_data_has_the_shape_and_classes_of_the_real(data):
 
 
 def test_breast_cancer():
-    examples = sources.load(schema.BreastCancer(source="breast_cancer"))
+    examples = sources.load(data_sections.BreastCancer(source="breast_cancer"))
     assert [len(examples.train), len(examples.validation), len(examples.test)] == [398, 57, 114]
     assert examples.classes == ("malignant", "benign") and examples.shape == (30,)
     assert len(set.union(*map(rows, (examples.train, examples.validation, examples.test)))) == 569

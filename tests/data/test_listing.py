@@ -8,6 +8,7 @@ from nrm_keras.data import listing, sources
 from nrm_keras.data.source import is_own
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
 
 PUBLIC = [name for name, source in sources.SOURCES.items() if not is_own(source)]
 
@@ -59,7 +60,7 @@ def test_mnist_5k(real_data):
 
 
 def test_a_users_own_data_has_no_mock_and_is_not_prepared():
-    data = schema.Npz(source="npz", path="none.npz")
+    data = data_sections.Npz(source="npz", path="none.npz")
     with pytest.raises(UserError, match=r"needs an .npz file. Received: none.npz"):
         sources.mock(data, 3)
     with pytest.raises(UserError, match="data prepare is for public data sets. Received: npz. Set data.path"):

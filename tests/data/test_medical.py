@@ -10,6 +10,7 @@ from nrm_keras.data.blocks import blocks, padded, patches
 from nrm_keras.data.examples import require_classes
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
 from tests.data.scans import write_nifti
 
 pytest.importorskip("nibabel")
@@ -17,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def brain(**options):
-    return schema.Brain(source="brain", **{"downsample": 1, **options})
+    return data_sections.Brain(source="brain", **{"downsample": 1, **options})
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_the_real_brain():
 
 @pytest.mark.skipif(not medical.Tissue.package.installed_root(), reason="the PyPI package nilearn is not installed")
 def test_the_real_tissue():
-    examples = sources.load(schema.Tissue(source="tissue", downsample=1))
+    examples = sources.load(data_sections.Tissue(source="tissue", downsample=1))
     assert examples.shape == (240, 208, 1)
     means = [examples.train.inputs[..., 0][examples.train.labels == label].mean() for label in range(4)]
     assert (np.diff(means) > 0).all()  # T1: fluid is darker than grey matter, white matter is brightest

@@ -4,7 +4,7 @@ import pytest
 from nrm_keras.data import nuclei, sources
 from nrm_keras.data.examples import Split
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
 
 needs_table = pytest.mark.skipif(
     not nuclei.Nuclei.package.installed_root(), reason=f"needs the {nuclei.Nuclei.package} installed"
@@ -25,7 +25,7 @@ TABLE = """\
 
 
 def options(**given):
-    return schema.Nuclei(source="nuclei", **given)
+    return data_sections.Nuclei(source="nuclei", **given)
 
 
 def read(tmp_path, text):

@@ -13,7 +13,8 @@ from PIL import Image
 from nrm_keras.data import sources
 from nrm_keras.data.examples import Split, require_classes
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import rules, schema
+from nrm_keras.recipe.rules import data as data_rules
+from nrm_keras.recipe.sections import data as data_sections
 from tests.data.scans import write_nifti, write_series
 
 pytest.importorskip("nibabel")
@@ -22,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def pairs(path, **options):
-    return schema.Pairs(source="pairs", path=str(path), **options)
+    return data_sections.Pairs(source="pairs", path=str(path), **options)
 
 
 def load(path, **options):
@@ -289,7 +290,7 @@ def test_a_class_that_no_mask_has(tmp_path):
 )
 def test_options_that_contradict(options, message):
     recipe = type("Recipe", (), {"data": pairs("x", **options)})
-    problems = [": ".join(problem) for problem in rules._pairs_options(recipe)]
+    problems = [": ".join(problem) for problem in data_rules._pairs_options(recipe)]
     assert len(problems) == 1 and problems[0].startswith(message)
 
 
@@ -303,12 +304,12 @@ MEMORY = """
 import sys
 from dataclasses import replace
 from nrm_keras.data import sources
-from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections.data import Pairs
 import nibabel, pydicom, PIL.Image, rich.progress, sklearn.model_selection  # whatever these take is not data
 def peak():  # in KiB; that of getrusage begins with the parent's
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 before = peak()
-examples = sources.load(schema.Pairs(source="pairs", path=sys.argv[1], image_size=(160, 160)))
+examples = sources.load(Pairs(source="pairs", path=sys.argv[1], image_size=(160, 160)))
 print(sum(s.inputs.nbytes for s in (examples.train, examples.validation, examples.test)) >> 20, (peak() - before) >> 10)
 """
 

@@ -17,7 +17,7 @@ from PIL import Image
 from nrm_keras.data import files, images, sources, tfds
 from nrm_keras.data.examples import Examples, Split, holdout
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
 
 
 def rows(split):
@@ -25,19 +25,19 @@ def rows(split):
 
 
 def test_digits_splits_are_disjoint_stratified_and_fixed():
-    examples = sources.load(schema.Digits())
+    examples = sources.load(data_sections.Digits())
     splits = (examples.train, examples.validation, examples.test)
     assert [len(split) for split in splits] == [1258, 180, 359]
     assert sum(len(rows(split)) for split in splits) == len(set.union(*map(rows, splits)))
     assert np.bincount(examples.test.labels).min() >= 34
-    assert examples.fingerprint() == sources.load(schema.Digits()).fingerprint()
-    assert examples.fingerprint() != sources.load(schema.Digits(split_seed=1)).fingerprint()
+    assert examples.fingerprint() == sources.load(data_sections.Digits()).fingerprint()
+    assert examples.fingerprint() != sources.load(data_sections.Digits(split_seed=1)).fingerprint()
     # the test split doesn't move when the validation share does
-    assert rows(sources.load(schema.Digits(validation=0.3)).test) == rows(examples.test)
+    assert rows(sources.load(data_sections.Digits(validation=0.3)).test) == rows(examples.test)
 
 
 def test_limit_keeps_every_class():
-    examples = sources.load(schema.Digits(limit=100))
+    examples = sources.load(data_sections.Digits(limit=100))
     assert len(examples.train) == 100 and len(np.unique(examples.train.labels)) == 10
     assert len(examples.test) == 359
 
@@ -53,10 +53,10 @@ def test_npz_with_own_splits_and_to_be_split(tmp_path):
         x_test=x[50:],
         y_test=y[50:],
     )
-    own = sources.load(schema.Npz(source="npz", path=str(tmp_path / "own.npz")))
+    own = sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "own.npz")))
     assert (own.test.inputs == x[50:]).all() and (own.validation.labels == y[40:50]).all()
     np.savez(tmp_path / "one.npz", x=x, y=y, classes=["a", "b", "c"])
-    one = sources.load(schema.Npz(source="npz", path=str(tmp_path / "one.npz"), validation=0.2, test=0.1))
+    one = sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "one.npz"), validation=0.2, test=0.1))
     assert [len(one.train), len(one.validation), len(one.test)] == [42, 12, 6]
     assert len(set.union(*map(rows, (one.train, one.validation, one.test)))) == 60
     assert one.classes == ("a", "b", "c")
@@ -68,6 +68,7 @@ def test_npz_with_own_splits_and_to_be_split(tmp_path):
         ({"z": np.zeros(3)}, "x_train and y_train"),
         ({"x": np.zeros((3, 2))}, "no y"),
         ({"x": np.zeros((3, 2)), "y": np.zeros(4, int)}, r"y int64 \(4,\)"),
+        ({"x": np.zeros((3, 0)), "y": np.arange(3)}, r"Received: x float64 \(3, 0\)"),
         ({"x": np.full((3, 2), np.nan), "y": np.zeros(3, int)}, "6 NaN"),
         ({"x": np.zeros((3, 2)), "y": np.array([0, -1, 1])}, "-1 to 1"),
         ({"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "classes": ["a", "b"]}, "0 to 1"),
@@ -108,12 +109,12 @@ def test_npz_with_own_splits_and_to_be_split(tmp_path):
 def test_npz_mistakes_are_named(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(UserError, match=message):
-        sources.load(schema.Npz(source="npz", path=str(tmp_path / "bad.npz")))
+        sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "bad.npz")))
 
 
 def load_npz(tmp_path, **arrays):
     np.savez(tmp_path / "own.npz", **arrays)
-    return sources.load(schema.Npz(source="npz", path=str(tmp_path / "own.npz"), validation=0, test=0))
+    return sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "own.npz"), validation=0, test=0))
 
 
 def test_npz_labels_may_be_a_column_or_of_one_example(tmp_path):
@@ -139,7 +140,7 @@ def test_npz_in_another_byte_order(tmp_path):
 def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, shares):
     np.savez(tmp_path / "few.npz", x=np.zeros((4, 2)), y=np.arange(4) % 2)
     with pytest.raises(UserError, match=r"data.validation and data.test .* Received: \d of \d examples"):
-        sources.load(schema.Npz(source="npz", path=str(tmp_path / "few.npz"), **shares))
+        sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "few.npz"), **shares))
     with pytest.raises(UserError, match="Received: 4 of 4"):
         holdout(Split(np.zeros((4, 2)), np.zeros(4, "int32")), 1.5 * 0.6, 0)
 
@@ -148,7 +149,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, shares):
 def test_npz_that_is_none(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(UserError, match="np.savez"):
-        sources.load(schema.Npz(source="npz", path=str(tmp_path / "bad.npz")))
+        sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "bad.npz")))
 
 
 def test_npz_executes_no_pickle(tmp_path):
@@ -158,7 +159,7 @@ def test_npz_executes_no_pickle(tmp_path):
 
     np.savez(tmp_path / "bomb.npz", x=np.array([Bomb()], dtype=object), y=np.array([0]))
     with pytest.raises(UserError):
-        sources.load(schema.Npz(source="npz", path=str(tmp_path / "bomb.npz")))
+        sources.load(data_sections.Npz(source="npz", path=str(tmp_path / "bomb.npz")))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -171,7 +172,7 @@ def paint(folder, count, colour, size=(9, 7)):
 def test_folder_of_classes_is_split_and_decoded(tmp_path):
     paint(tmp_path / "cat", 10, 200)
     paint(tmp_path / "dog", 10, 20)
-    examples = sources.load(schema.Folder(source="folder", path=str(tmp_path), image_size=(8, 6)))
+    examples = sources.load(data_sections.Folder(source="folder", path=str(tmp_path), image_size=(8, 6)))
     assert examples.classes == ("cat", "dog") and examples.shape == (8, 6, 3)
     paths = np.concatenate([examples.train.inputs, examples.validation.inputs, examples.test.inputs])
     assert len(set(paths)) == len(paths) == 20
@@ -184,7 +185,7 @@ def test_folder_with_own_splits(tmp_path):
     for part, count in (("train", 6), ("val", 2), ("test", 3)):
         paint(tmp_path / part / "a", count, 1)
         paint(tmp_path / part / "b", count, 2)
-    examples = sources.load(schema.Folder(source="folder", path=str(tmp_path)))
+    examples = sources.load(data_sections.Folder(source="folder", path=str(tmp_path)))
     assert [len(examples.train), len(examples.validation), len(examples.test)] == [12, 4, 6]
     assert all("/test/" in path for path in examples.test.inputs)
 
@@ -192,15 +193,30 @@ def test_folder_with_own_splits(tmp_path):
 def test_folder_names_a_broken_image_and_missing_classes(tmp_path):
     paint(tmp_path / "a", 2, 1)
     with pytest.raises(UserError, match="two at least"):
-        sources.load(schema.Folder(source="folder", path=str(tmp_path)))
+        sources.load(data_sections.Folder(source="folder", path=str(tmp_path)))
     paint(tmp_path / "b", 2, 1)
     (tmp_path / "b" / "torn.png").write_bytes((tmp_path / "b" / "0.png").read_bytes()[:40])
     with pytest.raises(UserError, match="torn.png"):
-        sources.load(schema.Folder(source="folder", path=str(tmp_path)))
+        sources.load(data_sections.Folder(source="folder", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_jpeg_that_is_cut_off_is_named_before_training(tmp_path, share):
+    paint(tmp_path / "a", 6, 1)
+    paint(tmp_path / "b", 6, 2)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / "b" / "whole.jpg")
+    content = (tmp_path / "b" / "whole.jpg").read_bytes()
+    # bytes behind the end, as some cameras write them
+    (tmp_path / "b" / "more.jpg").write_bytes(content + b"\0" * 9000)
+    assert len(load_folder(tmp_path).train) > 0
+    (tmp_path / "b" / "cut.jpg").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match="cut.jpg: not a readable image"):
+        load_folder(tmp_path)
 
 
 def load_folder(path, **settings):
-    return sources.load(schema.Folder(source="folder", path=str(path), image_size=(9, 7), **settings))
+    return sources.load(data_sections.Folder(source="folder", path=str(path), image_size=(9, 7), **settings))
 
 
 def test_split_folders_in_any_case(tmp_path):
@@ -293,7 +309,7 @@ def test_hashing_copies_no_whole_array():
 @pytest.mark.skipif(not images.FashionMnist._package_splits(), reason="needs the Debian package dataset-fashion-mnist")
 def test_fashion_mnist_from_the_debian_package(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    data = schema.FashionMnist(source="fashion_mnist")
+    data = data_sections.FashionMnist(source="fashion_mnist")
     assert sources.find(data) == "Debian package dataset-fashion-mnist"
     examples = sources.load(data)
     assert [len(examples.train), len(examples.validation), len(examples.test)] == [54000, 6000, 10000]
@@ -305,7 +321,7 @@ def test_fashion_mnist_from_the_debian_package(tmp_path, monkeypatch):
 
 def test_a_missing_source_says_what_was_tried_and_what_supplies_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    data = schema.Cifar10(source="cifar10")
+    data = data_sections.Cifar10(source="cifar10")
     assert sources.find(data) is None
     with pytest.raises(UserError) as error:
         # an address nobody answers, so that the test is the same on machines with a network
@@ -352,13 +368,13 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing_behind(tmp_path, monkey
         tfds.prepare(images.Cifar10, tmp_path)
     with pytest.raises(UserError, match="Missing: train-images-idx3-ubyte.gz"):
         tfds.prepare(images.FashionMnist, tmp_path)
-    assert sources.find(schema.Cifar10(source="cifar10")) is None
+    assert sources.find(data_sections.Cifar10(source="cifar10")) is None
 
 
 def test_finding_data_needs_no_tensorflow():
     code = (
-        "import sys; from nrm_keras.data import sources; from nrm_keras.recipe import schema;"
-        "sources.find(schema.Cifar10(source='cifar10')); sources.find(schema.Digits());"
+        "import sys; from nrm_keras.data import sources; from nrm_keras.recipe.sections.data import Cifar10, Digits;"
+        "sources.find(Cifar10(source='cifar10')); sources.find(Digits());"
         "print([m for m in ('tensorflow', 'keras', 'tensorflow_datasets') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,7 +9,7 @@ from nrm_keras.data import sources
 from nrm_keras.data.duplicates import distinct
 from nrm_keras.data.emails import words_of
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import texts as text_sections
 
 WORDS = [f"word{number}" for number in range(60)]
 
@@ -105,7 +105,7 @@ def test_of_an_email_subject_and_body_are_left(source, expected):
 
 
 def text_file(path, **options):
-    return sources.load(schema.TextFile(source="text_file", path=str(path), **options))
+    return sources.load(text_sections.TextFile(source="text_file", path=str(path), **options))
 
 
 def rows(count=40):
@@ -166,7 +166,7 @@ def test_mistakes_are_named_with_file_and_line(tmp_path, name, content, message)
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    data = schema.TextFile(source="text_file", path=str(tmp_path / "none.csv"))
+    data = text_sections.TextFile(source="text_file", path=str(tmp_path / "none.csv"))
     assert sources.find(data) is None
     with pytest.raises(UserError, match=r"needs a .csv or .jsonl file. Received: .*none.csv"):
         sources.require(data)
@@ -181,9 +181,9 @@ def counts(examples):
 @pytest.mark.parametrize(
     "section,classes,removed",
     [
-        (schema.RottenTomatoes, [4265, 4265], (2, 0)),
-        (schema.ImdbHalf, [12500, 12500], (98, 19)),
-        (schema.Spam, [4150, 1896], (129, 581)),
+        (text_sections.RottenTomatoes, [4265, 4265], (2, 0)),
+        (text_sections.ImdbHalf, [12500, 12500], (98, 19)),
+        (text_sections.Spam, [4150, 1896], (129, 581)),
     ],
 )
 def test_real_texts(real_data, section, classes, removed):

@@ -5,7 +5,8 @@ import pytest
 
 from nrm_keras.data import images, sources, texts, tfds
 from nrm_keras.errors import UserError
-from nrm_keras.recipe import schema
+from nrm_keras.recipe.sections import data as data_sections
+from nrm_keras.recipe.sections import texts as text_sections
 from tests.data import archives, cifar
 
 WORDS = np.array([f"word{number}" for number in range(500)])
@@ -30,14 +31,14 @@ def sizes(examples):
 
 def test_cifar10(folder):
     tfds.prepare(images.Cifar10, cifar.write_archive(folder), accept_checksum=True)
-    examples = sources.load(schema.Cifar10(source="cifar10"))
+    examples = sources.load(data_sections.Cifar10(source="cifar10"))
     assert sizes(examples) == [90, 10, 20] and examples.classes == cifar.CLASSES == images.Cifar10.classes
 
 
 def test_cifar100_has_the_fine_classes(folder):
     path, rows = cifar.write_archive_100(folder)
     tfds.prepare(images.Cifar100, path, accept_checksum=True)
-    examples = sources.load(schema.Cifar100(source="cifar100", validation=0.0))
+    examples = sources.load(data_sections.Cifar100(source="cifar100", validation=0.0))
     assert sizes(examples) == [300, 0, 100] and examples.shape == (32, 32, 3)
     assert examples.classes == tuple(f"fine {number}" for number in range(100))
     for split, row in ((examples.train, rows["train"]), (examples.test, rows["test"])):
@@ -48,7 +49,7 @@ def test_cifar100_has_the_fine_classes(folder):
 def test_patch_camelyon_stays_on_disk_with_its_own_splits(folder):
     content = archives.write_patch_camelyon(folder, {"train": 300, "valid": 6, "test": 8})
     tfds.prepare(images.PatchCamelyon, folder, accept_checksum=True)
-    examples = sources.load(schema.PatchCamelyon(source="patch_camelyon"))
+    examples = sources.load(data_sections.PatchCamelyon(source="patch_camelyon"))
     assert sizes(examples) == [300, 6, 8]
     assert isinstance(examples.train.inputs, np.memmap) and examples.train.inputs.dtype == "uint8"
     for split, name in ((examples.train, "train"), (examples.validation, "valid"), (examples.test, "test")):
@@ -58,7 +59,7 @@ def test_patch_camelyon_stays_on_disk_with_its_own_splits(folder):
 
 def test_colorectal_histology_splits_whole_slides(folder):
     tfds.prepare(images.ColorectalHistology, archives.write_colorectal(folder), accept_checksum=True)
-    data = schema.ColorectalHistology(source="colorectal_histology", image_size=(50, 40))
+    data = data_sections.ColorectalHistology(source="colorectal_histology", image_size=(50, 40))
     examples = sources.load(data)
     assert examples.shape == examples.train.inputs.shape[1:] == (50, 40, 3)
     assert sizes(examples) == [56, 8, 16]  # seven, one and two of ten slides with eight tiles
@@ -71,7 +72,7 @@ def test_colorectal_histology_splits_whole_slides(folder):
 
 def test_malaria_is_resized_and_its_caveat_is_said(folder):
     tfds.prepare(images.Malaria, archives.write_malaria(folder), accept_checksum=True)
-    examples = sources.load(schema.Malaria(source="malaria", image_size=(16, 20)))
+    examples = sources.load(data_sections.Malaria(source="malaria", image_size=(16, 20)))
     assert examples.shape == (16, 20, 3) and sum(sizes(examples)) == 24 and min(sizes(examples)) > 0
     assert (examples.test.inputs[:, 3, 3, 0] == np.where(examples.test.labels == 0, 200, 100)).all()
     assert "patient" in examples.caveat
@@ -89,7 +90,7 @@ def test_imdb_reviews_test_split_is_whole_and_not_in_training(folder):
         "test/neg": test[10:],
     }
     tfds.prepare(texts.ImdbReviews, archives.write_imdb(folder, folders), accept_checksum=True)
-    examples = sources.load(schema.ImdbReviews(source="imdb_reviews"))
+    examples = sources.load(text_sections.ImdbReviews(source="imdb_reviews"))
     assert examples.classes == ("negative", "positive") and examples.shape == () and examples.is_text
     assert sorted(examples.test.inputs) == sorted(test)
     left = [*examples.train.inputs, *examples.validation.inputs]
@@ -105,7 +106,7 @@ def test_ag_news_has_title_and_description(folder):
     rows = [(1 + number % 4, title, body) for number, (title, body) in enumerate(zip(titles, bodies, strict=True))]
     path = archives.write_ag_news(folder, {"train": rows[:40], "test": rows[40:]})
     tfds.prepare(texts.AgNewsSubset, path, accept_checksum=True)
-    examples = sources.load(schema.AgNewsSubset(source="ag_news_subset"))
+    examples = sources.load(text_sections.AgNewsSubset(source="ag_news_subset"))
     assert sizes(examples) == [36, 4, 8]
     given = {f"{title}\n{body}": label - 1 for label, title, body in rows[40:]}
     assert dict(zip(examples.test.inputs, examples.test.labels, strict=True)) == given
@@ -114,7 +115,7 @@ def test_ag_news_has_title_and_description(folder):
 def test_a_limit_reads_part_of_a_split(folder):
     content = archives.write_patch_camelyon(folder, {"train": 300, "valid": 6, "test": 8})
     tfds.prepare(images.PatchCamelyon, folder, accept_checksum=True)
-    examples = sources.load(schema.PatchCamelyon(source="patch_camelyon"), limit=5)
+    examples = sources.load(data_sections.PatchCamelyon(source="patch_camelyon"), limit=5)
     assert sizes(examples) == [5, 5, 5]
     assert {image.tobytes() for image in examples.train.inputs} <= {image.tobytes() for image in content["train"][0]}
 
@@ -135,4 +136,4 @@ def test_a_damaged_tfds_folder_is_named(folder, tmp_path):
     ready.mkdir(parents=True)
     (ready / "dataset_info.json").write_text("{")
     with pytest.raises(UserError, match="3.0.2: not a prepared TFDS folder.*prepare it again"):
-        sources.load(schema.Cifar10(source="cifar10"))
+        sources.load(data_sections.Cifar10(source="cifar10"))

@@ -150,6 +150,16 @@ def broken_series(tmp_path, kind):
         slice_ = pydicom.dcmread(folder / "002.dcm")
         del slice_.ImagePositionPatient
         slice_.save_as(folder / "002.dcm")
+    elif kind == "short":
+        import pydicom
+
+        slice_ = pydicom.dcmread(folder / "002.dcm")
+        slice_.ImagePositionPatient = [0, 6]
+        slice_.save_as(folder / "002.dcm")
+    elif kind == "words":
+        content = (folder / "002.dcm").read_bytes()
+        assert b"0.0\\0.0\\6.0" in content
+        (folder / "002.dcm").write_bytes(content.replace(b"0.0\\0.0\\6.0", b"a.a\\b.b\\c.c"))
     return folder
 
 
@@ -162,7 +172,9 @@ def broken_series(tmp_path, kind):
         ("missing", r"missing: slices are evenly spaced. Received: 6 mm between 001.dcm and 003.dcm, 3 mm elsewhere"),
         ("truncated", r"002.dcm: the pixels can't be read.*truncated"),
         ("text", r"002.dcm: a complete DICOM file is needed"),
-        ("nowhere", r"002.dcm: a slice says where it is and how large. Received: no ImagePositionPatient"),
+        ("nowhere", r"002.dcm: a slice says where it is and how large. Received: no complete ImagePositionPatient"),
+        ("short", r"002.dcm: a slice says where it is and how large. Received: no complete ImagePositionPatient"),
+        ("words", r"002.dcm: a slice says where it is and how large in numbers. Received: could not convert"),
     ],
 )
 def test_broken_series(tmp_path, kind, message):

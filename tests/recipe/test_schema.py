@@ -102,6 +102,8 @@ def problems_of(write, text):
         ("train: {freeze_normalizers: true}", "train.freeze_normalizers: frozen normalizers keep what init_from brought."),
         ("data: {source: digits, validation: 0.5, test: 0.5}", "data.validation: validation and test are shares of all examples"),
         ("data: {source: digits, validation: 0}", "train.monitor: val_accuracy needs validation examples, and digits has no such split of its own."),
+        ("data: {source: brain, validation: 0}", "val_accuracy needs validation examples, and brain has no such split of its own."),
+        ("data: {source: spam, validation: 0.6, test: 0.5}", "data.validation: validation and test are shares of all examples"),
         ("data: {source: digits, validation: 0}\ntrain: {keep: last}\ncallbacks: [{type: early_stopping}]", "callbacks.0.monitor: val_loss needs validation examples"),
         ("train: {metrics: [accuracy, accuracy]}", "train.metrics: a metric is listed once."),
         ("train: {monitor: val_acuracy}", "train.monitor: not among what training reports. Received: 'val_acuracy'. Did you mean 'val_accuracy'?"),

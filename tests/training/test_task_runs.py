@@ -8,7 +8,8 @@ import pytest
 
 import nrm_keras
 from nrm_keras.errors import UserError
-from nrm_keras.training import inference
+from nrm_keras.runs import directory
+from nrm_keras.training import inference, launch
 
 MODULE = """
 import keras, numpy as np
@@ -198,21 +199,19 @@ def test_predictions_have_the_units_of_the_target(write, tmp_path):
 def test_an_interrupted_text_run_goes_on_with_the_same_words(write):
     whole, _ = run(write("text"))
 
-    class Stop(Exception):
-        pass
-
     def stop(line):
         if line.startswith("epoch 3/6"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         nrm_keras.run(write("text"), out=write("text").parent / "cut", say=stop, allow_imports=True)
-    from nrm_keras.runs import directory
-    from nrm_keras.training import launch
-
     (path,) = directory.find_all(write("text").parent / "cut")
+    rows = (path / "metrics.csv").read_text().splitlines()
+    rows[1] = ",".join([*rows[1].split(",")[:-1], "1000"])  # seconds, the last column, of the first epoch
+    (path / "metrics.csv").write_text("\r\n".join(rows) + "\r\n")
     resumed = launch.resume(path, allow_imports=True, say=lambda line: None)
     assert resumed.summary["metrics"] == whole.summary["metrics"]
+    assert resumed.summary["seconds"] > 1000
 
 
 @pytest.mark.parametrize(
@@ -229,3 +228,41 @@ def test_data_that_does_not_fit_is_told_before_anything_is_trained(task, change,
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
         run(write(task, change))
     assert not list((tmp_path / "runs").rglob("recipe.yaml"))
+
+
+TEXTS = """\
+data: {source: text_file, path: texts.csv, batch_size: 8, length: 4}
+model: {type: transformer, width: 4, depth: 1, heads: 1, hidden: 4}
+norm: {type: layer}
+optimizer: {type: adam}
+baseline: tfidf
+train: {epochs: 1}
+"""
+
+
+def run_on_texts(tmp_path, rows):
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{one},{label}\n" for one, label in rows))
+    (tmp_path / "own.yaml").write_text(TEXTS)
+    return run(tmp_path / "own.yaml")
+
+
+def test_texts_without_words_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no word in"):
+        run_on_texts(tmp_path, [("!" * (number + 1), "ab"[number % 2]) for number in range(20)])
+
+
+def test_a_baseline_that_cannot_be_fitted_does_not_cost_the_result(tmp_path):
+    """TF-IDF knows no words of a single letter."""
+    letters = [f"{one} {other}" for one in "abcde" for other in "fghij"]
+    finished, said = run_on_texts(tmp_path, [(text, "xy"[number % 2]) for number, text in enumerate(letters)])
+    assert finished.summary["baseline"] is None and finished.summary["metrics"]["test"]
+    assert any("baseline, TF-IDF with logistic regression, is left out" in line for line in said)
+
+
+def test_one_class_is_refused(tmp_path):
+    np.savez(tmp_path / "one.npz", x=np.zeros((20, 2), "float32"), y=np.zeros(20, int))
+    (tmp_path / "own.yaml").write_text(
+        "data: {source: npz, path: one.npz}\nmodel: {type: mlp}\nnorm: {type: layer}\noptimizer: {type: adam}\n"
+    )
+    with pytest.raises(UserError, match="two classes at least. Received: 0 only"):
+        run(tmp_path / "own.yaml")

@@ -62,6 +62,29 @@ def test_auroc_is_that_of_scikit_learn(classes, confidence):
     assert float(metric.result()) == pytest.approx(expected, abs=2e-3)
 
 
+def test_auroc_leaves_out_a_class_that_is_not_there():
+    true = np.resize([0, 1], 200).astype("int32")
+    logits = (CHANCE.normal(size=(200, 3)) + np.eye(3)[true]).astype("float32")
+    p = softmax(logits.astype("float64"), -1)
+    metric = Auroc(3)
+    metric.update_state(true, logits)
+    expected = np.mean([roc_auc_score(true == label, p[:, label]) for label in (0, 1)])
+    assert float(metric.result()) == pytest.approx(expected, abs=2e-3)
+    metric.reset_state()
+    metric.update_state(true[:1], logits[:1])
+    assert np.isnan(float(metric.result()))
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0), (0.05, 5)])
+def test_auroc_of_scores_that_are_close_together(scale, shift):
+    """With 1,000 thresholds such scores, as of rare classes early in training, shared a few of them: 0.6 for 0.79."""
+    true = np.resize([0, 1], 2000).astype("int32")
+    logits = scale * (CHANCE.normal(size=(2000, 2)) + 0.8 * np.eye(2)[true]) + [shift, 0]
+    metric = Auroc(2)
+    metric.update_state(true, logits.astype("float32"))
+    assert float(metric.result()) == pytest.approx(roc_auc_score(true, logits[:, 1] - logits[:, 0]), abs=2e-3)
+
+
 def test_regression_metrics_are_those_of_scikit_learn():
     true = CHANCE.normal(size=(50, 1)).astype("float32")
     predicted = (true + 0.3 * CHANCE.normal(size=true.shape)).astype("float32")
