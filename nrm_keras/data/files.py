@@ -147,11 +147,12 @@ def _npz_split(arrays: dict, names: tuple[str, ...], learned: Callable, path) ->
         if f"y{suffix}" not in arrays:
             raise UserError(f"{path}: x{suffix} needs labels beside it. Received: no y{suffix}. Save y{suffix} too.")
         x = numbers(arrays[f"x{suffix}"], f"{path}: x{suffix}")
-        y = learned(arrays[f"y{suffix}"], f"{path}: y{suffix}")
+        given = arrays[f"y{suffix}"]
+        y = learned(given, f"{path}: y{suffix}")
         if x.ndim < 2 or len(x) != len(y) or 0 in x.shape[1:]:
             raise UserError(
                 f"{path}: x{suffix} is a number array (examples, ...), y{suffix} has a row for each example."
-                f" Received: x{suffix} {x.dtype} {x.shape}, y{suffix} {y.dtype} {y.shape}. Reshape them."
+                f" Received: x{suffix} {x.dtype} {x.shape}, y{suffix} {given.dtype} {given.shape}. Reshape them."
             )
         if x.ndim == 3:
             x = x[..., None]  # grey images are usually stored without their channel

@@ -378,3 +378,15 @@ def test_finding_data_needs_no_tensorflow():
         "print([m for m in ('tensorflow', 'keras', 'tensorflow_datasets') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_npz_holds_numbers_to_be_predicted_where_targets_are_named(tmp_path):
+    x, y = np.arange(20.0).reshape(10, 2), np.arange(10.0)
+    np.savez(tmp_path / "numbers.npz", x=x, y=y)
+    section = {"source": "npz", "path": str(tmp_path / "numbers.npz"), "validation": 0.0, "test": 0.0}
+    examples = sources.load(data_sections.Npz(**section, targets=("energy (MeV)",)))
+    assert (examples.task, examples.targets, examples.classes) == ("regression", ("energy (MeV)",), ())
+    assert examples.train.labels.dtype == "float32"
+    np.testing.assert_array_equal(examples.train.labels, y[:, None])
+    with pytest.raises(UserError, match=r"a column for each of data.targets, a, b. Received: float32 \(10, 1\)"):
+        sources.load(data_sections.Npz(**section, targets=("a", "b")))

@@ -153,7 +153,7 @@ def test_one_epoch_without_validation(make_run):
 
 def test_a_metric_of_validation_only_has_its_chart(make_run):
     figures = charts(read(make_run(["1,0.5,0.1", "2,0.4,0.3"], header="epoch,loss,val_mean_iou")))
-    assert [curve["name"] for curve in figures["Mean iou"]["data"]] == ["validation"]
+    assert [curve["name"] for curve in figures["Mean IoU"]["data"]] == ["validation"]
 
 
 def test_values_that_are_not_finite_are_gaps_and_told(make_run):
