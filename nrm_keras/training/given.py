@@ -44,7 +44,9 @@ def labelled(run: Path, data: str, recipe, shape: tuple[int, ...], names: list[s
             f"{data}: evaluate measures {_LABELLED[kind]}. Received: {what}. For inputs without labels, use predict."
         )
     whole = {"path": data, "validation": 0.0, "test": 0.0, "limit": None}
-    recipe = loading.load(run / directory.RECIPE, {"data": section | whole}).recipe
+    # nothing is trained, and what watches a validation split would miss it
+    untrained = {"train": {"keep": "last"}, "callbacks": []}
+    recipe = loading.load(run / directory.RECIPE, {"data": section | whole, **untrained}).recipe
     return recipe, _texts(recipe.data) if kind == "text" else sources.load(recipe.data, seed=recipe.train.seed)
 
 
