@@ -74,7 +74,11 @@ def _block(x, width, stride, block, norm, activation, placement, name):
     if per_branch:
         x = normalize(x, norm, f"{conv}_norm")
     if stride != 1 or shortcut.shape[-1] != filters:
-        shortcut = _convolution(shortcut, filters, norm, placement, f"{name}_shortcut", kernel_size=1, strides=stride)
+        if stride != 1:
+            # the same as a 1x1 convolution with this stride, of which oneDNN (TensorFlow 2.21, CPU) ruins the process' memory
+            # in the gradient of 8 to 16 channels of 3 images
+            shortcut = keras.layers.MaxPooling2D(1, stride, padding="same", name=f"{name}_every_{stride}")(shortcut)
+        shortcut = _convolution(shortcut, filters, norm, placement, f"{name}_shortcut", kernel_size=1)
         if per_branch:
             shortcut = normalize(shortcut, norm, f"{name}_shortcut_norm")
     x = keras.layers.Add(name=f"{name}_add")([x, shortcut])

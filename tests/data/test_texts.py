@@ -138,7 +138,11 @@ def test_a_csv_and_a_jsonl_file_of_ones_own(tmp_path):
     "name,content,message",
     [
         ("x.csv", b"text,label\nfine,a\ncaf\xe9,b\n", r"x.csv:3: texts are UTF-8. Received: the byte 0xe9"),
-        ("x.csv", b"review,label\nfine,a\n", r"x.csv:1: every row has text and label.*Received: review, label; no text"),
+        (
+            "x.csv",
+            b"review,label\nfine,a\n",
+            r"x.csv:1: every row has text and label.*Received: review, label; no text",
+        ),
         ("x.csv", b'text,label\n"two\nlines",a\n  ,b\n', r"x.csv:4: text must be a text with something in it"),
         ("x.csv", b"text,label\nfine,a\nno label\n", r"x.csv:3: every row has .* no label"),
         ("x.csv", b"text,label\nfine, \n", r"x.csv:2: label must name a class"),

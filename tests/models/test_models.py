@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -129,3 +132,30 @@ def test_several_replicas_synchronize_unless_told_otherwise():
     assert not models.norm_factory(recipe({"type": "mlp"}).norm, replicas=1)("x").synchronized
     alone = recipe({"type": "mlp"}).norm.model_copy(update={"synchronized": False})
     assert not models.norm_factory(alone, replicas=2)("x").synchronized
+
+
+NARROW = """
+import keras, numpy as np
+from nrm_keras import models
+from nrm_keras.recipe.schema import Recipe
+
+sections = {"data": {"source": "digits"}, "model": {"type": "resnet", "depth": 8, "width": 8}, "norm": {"type": "none"}}
+model = models.build(Recipe.model_validate(sections | {"optimizer": {"type": "sgd"}}), (24, 24, 1), 2)
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x = np.random.default_rng(0).normal(size=(3, 24, 24, 1))
+model.fit(x, np.array([0, 1, 0]), epochs=15, verbose=0)
+"""
+
+
+def test_a_narrow_network_trains_on_three_images():
+    """Regression: the gradient of a 1x1 convolution with a stride wrote where it must not, and the process was aborted."""
+    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_shortcut_takes_every_second_position():
+    """As the 1x1 convolution of stride 2 that it stands for, also of odd sizes."""
+    built = build({"type": "resnet", "depth": 8, "width": 8}, "none", shape=(9, 7, 3))
+    every = built.get_layer("stage2_block1_every_2")
+    x = np.random.default_rng(0).normal(size=(2, 9, 7, 8)).astype("float32")
+    np.testing.assert_array_equal(every(x), x[:, ::2, ::2])
