@@ -10,7 +10,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _own_data_directory(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.getbasetemp() / "tfds"))
+    # one for each test: what one prepares must not be another's data
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
 
 
 @pytest.fixture
