@@ -15,7 +15,7 @@ BINS = 64
 NAMES = {
     ("tfidf", "classification"): "TF-IDF with logistic regression",
     ("linear", "classification"): "logistic regression",
-    ("linear", "segmentation"): "logistic regression on each position's intensity",
+    ("linear", "segmentation"): "logistic regression on the intensity of each position",
     ("linear", "regression"): "ridge regression",
 }
 

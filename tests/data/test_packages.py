@@ -104,7 +104,7 @@ def test_from_npms_archive_and_from_folders(tmp_path):
     assert Tgz.files().keys() == MAILS.keys()
     unpacked = tmp_path / "unpacked"
     with tarfile.open(archive) as tar:
-        tar.extractall(unpacked, filter="data")
+        tar.extractall(unpacked)
     shutil.rmtree(Tgz.folder())
     Tgz.prepare(unpacked)
     assert Tgz.files().keys() == MAILS.keys()
@@ -206,12 +206,16 @@ def test_a_process_killed_in_between_leaves_nothing_that_looks_ready(tmp_path, d
         "Wheel.prepare(Path(sys.argv[1]), accept_checksum=True)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-c", code, str(big)], stderr=subprocess.PIPE, env=environment)
-    deadline = time.monotonic() + 60
-    while not list(data_dir.glob(".incomplete-*/new/some_tables")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(kind)
-    process.communicate()
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", code, str(big)], stderr=subprocess.PIPE, env=environment)
+        deadline = time.monotonic() + 60
+        while not list(data_dir.glob(".incomplete-*/new/some_tables")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(kind)
+        process.communicate()
+        if process.returncode:
+            break
+        shutil.rmtree(Wheel.folder())  # on a busy machine it may be ready before the signal comes
     assert process.returncode not in (0, 1) or kind == signal.SIGINT
     assert left_in(data_dir) == [] and Wheel.find() is None
     if kind == signal.SIGINT:

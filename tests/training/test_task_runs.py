@@ -221,7 +221,7 @@ def test_an_interrupted_text_run_goes_on_with_the_same_words(write):
         ("segmentation", ("baseline: linear", "baseline: tfidf"), "Set baseline: linear."),
         ("text", ("baseline: tfidf", "baseline: linear"), "Set baseline: tfidf."),
         ("regression", ("{type: none}", "{type: domain}"), "norm.type domain needs data that says which domain"),
-        ("text", ("batch_size: 8", "batch_size: 8, augment: [flip]"), "data.augment is for images"),
+        ("text", ("batch_size: 8", "batch_size: 8, augment: [flip]"), "data.augment: of text only drop_words"),
     ],
 )
 def test_data_that_does_not_fit_is_told_before_anything_is_trained(task, change, message, write, tmp_path):
