@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from nrm_keras.models.blocks import has_bias, normalize_and_activate
+from nrm_keras.models.blocks import drop, has_bias, normalize_and_activate
 from nrm_keras.models.normalizers import NormFactory
 
 
@@ -37,6 +37,5 @@ def mlp(
         name = f"dense{number}"
         x = keras.layers.Dense(width, use_bias=has_bias(norm, placement), kernel_initializer="he_normal", name=name)(x)
         x = normalize_and_activate(x, norm, activation, placement, name)
-        if dropout:
-            x = keras.layers.Dropout(dropout, name=f"{name}_dropout")(x)
+        x = drop(x, dropout, f"{name}_dropout")
     return x

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from nrm_keras import layers
+from nrm_keras.models.blocks import drop
 from nrm_keras.models.normalizers import NormFactory
 from nrm_keras.models.tokens import MaskedMean, PaddingMask, check_tokens, normalize_tokens
 
@@ -163,8 +164,7 @@ def gru(
     directions = ("forward", "backward") if bidirectional else ("forward",)
     for number in range(1, depth + 1):
         name = f"gru{number}"
-        if dropout:
-            x = keras.layers.Dropout(dropout, name=f"{name}_dropout")(x)
+        x = drop(x, dropout, f"{name}_dropout")
         last = number == depth and pooling == "last"
         outputs = [
             _recurrence(x, mask, norm, width, direction, last, f"{name}_{direction}") for direction in directions

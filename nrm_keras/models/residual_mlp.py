@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from nrm_keras.models.blocks import normalize
+from nrm_keras.models.blocks import drop, normalize
 from nrm_keras.models.normalizers import NormFactory
 
 
@@ -50,13 +50,9 @@ def residual_mlp(
         y = normalize(x, norm, f"{name}_norm")
         y = keras.layers.Dense(width * expansion, kernel_initializer="he_normal", name=f"{name}_dense1")(y)
         y = keras.layers.Activation(activation, name=f"{name}_{activation}")(y)
-        y = _dropout(y, dropout, f"{name}_dropout1")
+        y = drop(y, dropout, f"{name}_dropout1")
         y = keras.layers.Dense(width, kernel_initializer="he_normal", name=f"{name}_dense2")(y)
-        y = _dropout(y, dropout, f"{name}_dropout2")
+        y = drop(y, dropout, f"{name}_dropout2")
         x = keras.layers.Add(name=f"{name}_add")([x, y])
     x = normalize(x, norm, "final_norm")
     return keras.layers.Activation(activation, name=f"final_{activation}")(x)
-
-
-def _dropout(x, dropout, name):
-    return keras.layers.Dropout(dropout, name=name)(x) if dropout else x

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from nrm_keras.errors import UserError
-from nrm_keras.models.blocks import has_bias, normalize, normalize_and_activate
+from nrm_keras.models.blocks import convolution, drop, has_bias, normalize, normalize_and_activate
 from nrm_keras.models.normalizers import NormFactory
 
 # The kernel sizes of a block's convolutions, and how many times the channels its last one hands on.
@@ -48,7 +48,7 @@ def resnet(
             "model.type resnet needs images (height, width, channels). "
             f"Received: examples of shape {x.shape[1:]}. Use model.type mlp."
         )
-    x = _convolution(x, width, norm, placement, "stem")
+    x = convolution(x, width, has_bias(norm, placement), "stem")
     x = normalize_and_activate(x, norm, activation, placement, "stem")
     for stage in range(3):
         for number in range((depth - 2) // (3 * len(_BLOCKS[block][0]))):
@@ -56,7 +56,7 @@ def resnet(
             name = f"stage{stage + 1}_block{number + 1}"
             x = _block(x, width * 2**stage, stride, block, norm, activation, placement, name)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.layers.Dropout(dropout, name="dropout")(x) if dropout else x
+    return drop(x, dropout, "dropout")
 
 
 def _block(x, width, stride, block, norm, activation, placement, name):
@@ -66,7 +66,7 @@ def _block(x, width, stride, block, norm, activation, placement, name):
     for number, kernel_size in enumerate(kernel_sizes, 1):
         conv, last = f"{name}_conv{number}", number == len(kernel_sizes)
         strides = stride if number == 1 + kernel_sizes.index(3) else 1
-        x = _convolution(x, filters if last else width, norm, placement, conv, kernel_size, strides)
+        x = convolution(x, filters if last else width, has_bias(norm, placement), conv, kernel_size, strides)
         if not last:
             x = normalize_and_activate(x, norm, activation, placement, conv)
     # behind the activation there is one normalizer per sum; before it, one per branch
@@ -78,21 +78,9 @@ def _block(x, width, stride, block, norm, activation, placement, name):
             # the same as a 1x1 convolution with this stride, of which oneDNN (TensorFlow 2.21, CPU) ruins the process' memory
             # in the gradient of 8 to 16 channels of 3 images
             shortcut = keras.layers.MaxPooling2D(1, stride, padding="same", name=f"{name}_every_{stride}")(shortcut)
-        shortcut = _convolution(shortcut, filters, norm, placement, f"{name}_shortcut", kernel_size=1)
+        shortcut = convolution(shortcut, filters, has_bias(norm, placement), f"{name}_shortcut", kernel_size=1)
         if per_branch:
             shortcut = normalize(shortcut, norm, f"{name}_shortcut_norm")
     x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
     x = keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
     return x if per_branch else normalize(x, norm, f"{name}_norm")
-
-
-def _convolution(x, filters, norm, placement, name, kernel_size=3, strides=1):
-    return keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding="same",
-        use_bias=has_bias(norm, placement),
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from nrm_keras.models.blocks import drop
 from nrm_keras.models.normalizers import NormFactory
 from nrm_keras.models.tokens import AddPositions, MaskedMean, PaddingMask, check_tokens, normalize_tokens
 
@@ -60,7 +61,7 @@ def transformer(
     mask = PaddingMask(name="padding_mask")(x)
     x = keras.layers.Embedding(vocabulary, width, name="embedding")(x)
     x = AddPositions(length, name="positions")(x)
-    x = _dropout(x, dropout, "embedding")
+    x = drop(x, dropout, "embedding_dropout")
     for number in range(1, depth + 1):
         name = f"block{number}"
         x = _residual(x, mask, norm, placement, dropout, f"{name}_attention", _attention(mask, heads, width, dropout))
@@ -73,7 +74,7 @@ def transformer(
 def _residual(x, mask, norm, placement, dropout, name, branch):
     pre_norm = placement == "pre_norm"
     y = normalize_tokens(x, mask, norm, f"{name}_norm") if pre_norm else x
-    y = _dropout(branch(y, name), dropout, name)
+    y = drop(branch(y, name), dropout, f"{name}_dropout")
     x = keras.layers.Add(name=f"{name}_add")([x, y])
     return x if pre_norm else normalize_tokens(x, mask, norm, f"{name}_norm")
 
@@ -93,7 +94,3 @@ def _feed_forward(hidden, activation):
         return keras.layers.Dense(width, name=name)(x)
 
     return branch
-
-
-def _dropout(x, dropout, name):
-    return keras.layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from nrm_keras.errors import UserError
-from nrm_keras.models.blocks import has_bias, normalize_and_activate
+from nrm_keras.models.blocks import convolution, drop, has_bias, normalize_and_activate, of_rank
 from nrm_keras.models.normalizers import NormFactory
 
 
@@ -76,7 +76,7 @@ def unet(
     def level(x, number, name):
         filters = width * 2**number
         for conv in (f"{name}_conv1", f"{name}_conv2"):
-            x = _convolution(x, filters, has_bias(norm, placement), conv)
+            x = convolution(x, filters, has_bias(norm, placement), conv)
             x = normalize_and_activate(x, norm, activation, placement, conv)
         return x
 
@@ -86,8 +86,7 @@ def unet(
         skips.append(x)
         x = _halve(x, down, f"down{number}")
     x = level(x, depth, "bottom")
-    if dropout:
-        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    x = drop(x, dropout, "dropout")
     for number in reversed(range(depth)):
         name = f"up{number}"
         x = _double(x, width * 2**number, up, name)
@@ -97,32 +96,15 @@ def unet(
     return x
 
 
-def _of_rank(x, kind):
-    """Keras' layer of that kind for the positions of x: Conv2D or Conv3D for "Conv{}D"."""
-    return getattr(keras.layers, kind.format(len(x.shape) - 2))
-
-
-def _convolution(x, filters, use_bias, name, kernel_size=3, strides=1):
-    return _of_rank(x, "Conv{}D")(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding="same",
-        use_bias=use_bias,
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
-
-
 def _halve(x, down, name):
     if down == "stride":
-        return _convolution(x, x.shape[-1], True, f"{name}_stride", strides=2)
-    return _of_rank(x, "MaxPooling{}D")(2, padding="same", name=f"{name}_pool")(x)
+        return convolution(x, x.shape[-1], True, f"{name}_stride", strides=2)
+    return of_rank(x, "MaxPooling{}D")(2, padding="same", name=f"{name}_pool")(x)
 
 
 def _double(x, filters, up, name):
     if up == "nearest":
-        x = _of_rank(x, "UpSampling{}D")(2, name=f"{name}_repeat")(x)
-        return _convolution(x, filters, True, f"{name}_conv", kernel_size=2)
-    transposed = _of_rank(x, "Conv{}DTranspose")
+        x = of_rank(x, "UpSampling{}D")(2, name=f"{name}_repeat")(x)
+        return convolution(x, filters, True, f"{name}_conv", kernel_size=2)
+    transposed = of_rank(x, "Conv{}DTranspose")
     return transposed(filters, 2, strides=2, kernel_initializer="he_normal", name=f"{name}_transpose")(x)
