@@ -55,7 +55,7 @@ def accuracies(norm, seeds):
         keras.utils.set_random_seed(seed)
         examples = sources.load(recipe.data)
         batches = assembly.training_batches(recipe, examples)
-        fresh = assembly.build_model(recipe, examples, batches.steps_per_epoch)
+        fresh = assembly.build_model(recipe, examples, batches)
         model = fresh if model is None else restarted(model, fresh)  # traced once
         model.fit(batches(0), steps_per_epoch=STEPS, shuffle=False, verbose=0)
         validation = assembly.evaluation_data(recipe, examples, "validation")

@@ -37,7 +37,7 @@ def main():
     )
     examples = sources.load(recipe.data)
     batches = assembly.training_batches(recipe, examples)
-    model = assembly.build_model(recipe, examples, batches.steps_per_epoch)
+    model = assembly.build_model(recipe, examples, batches)
     x, y = (np.concatenate(column) for column in zip(*batches(0).as_numpy_iterator(), strict=True))
 
     requests = itertools.count()

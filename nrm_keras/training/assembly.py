@@ -95,14 +95,14 @@ def _vectorizer(recipe, examples: Examples) -> keras.layers.TextVectorization:
     return layer
 
 
-def build_model(recipe, examples: Examples, steps_per_epoch: int, strategy=None) -> keras.Model:
-    """The recipe's model, compiled."""
+def build_model(recipe, examples: Examples, batches: Batches, strategy=None) -> keras.Model:
+    """The recipe's model, compiled, for these training batches."""
     replicas = strategy.num_replicas_in_sync if strategy else 1
     precision = distribution.resolve_precision(recipe.train.precision)
     with distribution.precision(precision), distribution.scope(strategy):
         model = models.build(
             recipe,
-            _input_shape(examples),
+            (recipe.data.length,) if examples.is_text else examples.shape,
             len(examples.classes or examples.targets),
             standardization=_standardization(recipe, examples),
             target_moments=moments(examples.train.labels) if examples.targets else None,
@@ -112,14 +112,10 @@ def build_model(recipe, examples: Examples, steps_per_epoch: int, strategy=None)
         )
         if recipe.train.freeze_normalizers:
             freeze_normalizers(model)
-        compile_model(model, recipe, examples, optimizers.build(recipe, model, steps_per_epoch), strategy)
+        compile_model(model, recipe, examples, optimizers.build(recipe, model, batches.steps_per_epoch), strategy)
         # one element per replica: the first is a batch as each replica sees it
-        distribution.build_before_fit(model, next(iter(training_batches(recipe, examples, replicas)(0))))
+        distribution.build_before_fit(model, next(iter(batches(0))))
     return model
-
-
-def _input_shape(examples: Examples) -> tuple[int, ...]:
-    return (examples.encode.get_config()["output_sequence_length"],) if examples.encode else examples.shape
 
 
 def _standardization(recipe, examples: Examples):

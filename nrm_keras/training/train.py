@@ -6,6 +6,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -59,24 +60,74 @@ def train(
     """
     began = time.monotonic()
     recipe = shrink(recipe) if smoke else recipe
+    strategy = _set_up(recipe)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+
+    examples = load_examples(recipe, path, smoke, say)
+    batches = training_batches(recipe, examples, replicas)
+    validation = evaluation_data(recipe, examples, "validation", strategy)
+    model = build_model(recipe, examples, batches, strategy)
+    say(
+        f"Model: {model.name}, {model.count_params():,} parameters, {recipe.norm.type} normalization, {_precision(model)}."
+    )
+    fitted = _fit(recipe, path, model, batches, validation, strategy, changed, say)
+    best, history = fitted.best_epoch, fitted.history.history
+    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+    if best is not None:
+        model.load_weights(path / BEST)
+    test = evaluation_data(recipe, examples, "test", strategy)
+    scores = _scores(recipe, model, {"validation": validation, "test": test}, say)
+    if strategy:  # what is saved needs no strategy
+        compile_model(model, recipe, examples, model.optimizer)
+    save_model(from_raw(model, recipe, examples), path / run_directory.MODEL)
+    evaluation.write(path, model, examples, recipe.data.batch_size)
+    return {
+        "status": _status(recipe, fitted.history, say),
+        "seed": recipe.train.seed,
+        "smoke": smoke,
+        "precision": _precision(model),
+        "replicas": replicas,
+        "epochs": len(fitted.history.epoch),
+        "steps": steps,
+        "keep": recipe.train.keep,
+        "monitor": recipe.train.monitor,
+        "best_epoch": None if best is None else best + 1,
+        "metrics": {"train": _training_scores(history, -1 if best is None else best), **scores},
+        "parameters": model.count_params(),
+        "examples": {split: len(getattr(examples, split)) for split in SPLITS},
+        "classes": list(examples.classes),
+        "targets": list(examples.targets),
+        "notes": list(examples.notes),
+        "caveat": examples.caveat,
+        "seconds": round(fitted.seconds_before + time.monotonic() - began, 1),
+        "baseline": None if smoke else baseline.measure(recipe, examples, say),
+    }
+
+
+def _set_up(recipe) -> tf.distribute.Strategy | None:
+    """Seeds and settings of the process; the strategy for its devices, if there is one."""
     keras.utils.set_random_seed(recipe.train.seed)
     if recipe.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     if recipe.diagnostics is not None:
         # or TensorFlow adds up in another order where a sum is looked at, and a resumed run could not repeat the bits
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-    strategy = distribution.make_strategy(recipe.train)
-    replicas = strategy.num_replicas_in_sync if strategy else 1
+    return distribution.make_strategy(recipe.train)
 
-    examples = load_examples(recipe, path, smoke, say)
-    batches = training_batches(recipe, examples, replicas)
-    validation = evaluation_data(recipe, examples, "validation", strategy)
-    model = build_model(recipe, examples, batches.steps_per_epoch, strategy)
-    say(
-        f"Model: {model.name}, {model.count_params():,} parameters,"
-        f" {recipe.norm.type.replace('none', 'no')} normalization, {_precision(model)}."
-    )
 
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` did: its history, the epoch with the best weights (None: the last counts), and the seconds that epochs
+    took in earlier processes of the run."""
+
+    history: keras.callbacks.History
+    best_epoch: int | None
+    seconds_before: float
+
+
+def _fit(recipe, path: Path, model: keras.Model, batches, validation, strategy, changed, say) -> Fitted:
+    """Trains the model to the recipe's last epoch, from the checkpoint in the run directory where there is one."""
     keep_best = recipe.train.keep == "best" and validation is not None
     metrics_log = MetricsLog(path / run_directory.METRICS)
     progress = ProgressLog(say, recipe.train.epochs, batches.steps_per_epoch)
@@ -90,12 +141,13 @@ def train(
         say=say,
         strategy=strategy,
     )
+    seconds_before = 0.0
     if changed:
         resume.train_on()
     if resume.resuming:
         say(f"Resuming at epoch {resume.epoch + 1}, step {resume.step + 1}.")
         metrics_log.forget_from(resume.epoch)
-        began -= sum(read_metrics(path).get("seconds", []))  # the time of a run is that of all its processes
+        seconds_before = sum(read_metrics(path).get("seconds", []))
         for file in (run_directory.STATISTICS, run_directory.ALERTS):
             forget_after(path / file, resume.epoch * batches.steps_per_epoch + resume.step)
         progress.first_step = resume.step
@@ -119,37 +171,7 @@ def train(
             shuffle=False,  # the batches come in the order they are meant to
             verbose=0,
         )
-    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-
-    best = best_weights.best_epoch if keep_best else None
-    if best is not None:
-        model.load_weights(path / BEST)
-    scores = _scores(recipe, model, examples, strategy, say)
-    if strategy:  # what is saved needs no strategy
-        compile_model(model, recipe, examples, model.optimizer)
-    save_model(from_raw(model, recipe, examples), path / run_directory.MODEL)
-    evaluation.write(path, model, examples, recipe.data.batch_size)
-    return {
-        "status": _status(recipe, history, say),
-        "seed": recipe.train.seed,
-        "smoke": smoke,
-        "precision": _precision(model),
-        "replicas": replicas,
-        "epochs": len(history.epoch),
-        "steps": steps,
-        "keep": recipe.train.keep,
-        "monitor": recipe.train.monitor,
-        "best_epoch": None if best is None else best + 1,
-        "metrics": {"train": _training_scores(history.history, -1 if best is None else best), **scores},
-        "parameters": model.count_params(),
-        "examples": {split: len(getattr(examples, split)) for split in SPLITS},
-        "classes": list(examples.classes),
-        "targets": list(examples.targets),
-        "notes": list(examples.notes),
-        "caveat": examples.caveat,
-        "seconds": round(time.monotonic() - began, 1),
-        "baseline": None if smoke else baseline.measure(recipe, examples, say),
-    }
+    return Fitted(history, best_weights.best_epoch if keep_best else None, seconds_before)
 
 
 def check(recipe) -> None:
@@ -161,15 +183,14 @@ def check(recipe) -> None:
     recipe = shrink(recipe).model_copy(update={"model": recipe.model})
     keras.utils.set_random_seed(recipe.train.seed)
     examples = prepared(recipe, limit=recipe.data.batch_size)
-    model = build_model(recipe, examples, steps_per_epoch=1)
-    model.train_on_batch(*next(iter(training_batches(recipe, examples)(0))))
+    batches = training_batches(recipe, examples)
+    build_model(recipe, examples, batches).train_on_batch(*next(iter(batches(0))))
 
 
-def _scores(recipe, model: keras.Model, examples, strategy, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def _scores(recipe, model: keras.Model, held_out: dict, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """Loss and metrics on validation and test; in between the running statistics move to the test split if asked."""
     scores = {}
-    for split in ("validation", "test"):
-        data = evaluation_data(recipe, examples, split, strategy)
+    for split, data in held_out.items():
         if data is None:
             continue
         if split == "test" and recipe.train.recalibrate == "test":

@@ -6,6 +6,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import f1_score, jaccard_score, r2_score, roc_auc_score, root_mean_squared_error
 
+from nrm_keras.recipe.rules import METRICS_OF_TASK
 from nrm_keras.training.tasks import TASKS, Auroc, Dice, DiceCrossEntropy
 
 CHANCE = np.random.default_rng(0)
@@ -98,3 +99,9 @@ def test_regression_metrics_are_those_of_scikit_learn():
 def test_round_trip(made):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
     assert type(again) is type(made) and again.get_config() == made.get_config()
+
+
+def test_recipes_may_name_exactly_the_metrics_that_there_are():
+    assert {task: set(names) for task, names in METRICS_OF_TASK.items()} == {
+        name: set(task.metrics) for name, task in TASKS.items()
+    }
