@@ -161,14 +161,18 @@ def _strata(split: Split, count: int) -> np.ndarray | None:
 
 
 def with_held_out(splits: dict[str, Split | None], data) -> dict[str, Split]:
-    """Splits off what the source doesn't bring itself; the test first, so that it doesn't depend on `validation`."""
+    """The three splits: those given, and what is not there (or None) held out of `train`.
+
+    The test is held out first, so that it doesn't depend on `data.validation`.
+    """
+    train, validation, test = (splits.get(name) for name in ("train", "validation", "test"))
     share = data.validation
-    if splits["test"] is None:
-        splits["train"], splits["test"] = holdout(splits["train"], data.test, data.split_seed)
+    if test is None:
+        train, test = holdout(train, data.test, data.split_seed)
         share = share / (1 - data.test)
-    if splits["validation"] is None:
-        splits["train"], splits["validation"] = holdout(splits["train"], share, data.split_seed)
-    return splits
+    if validation is None:
+        train, validation = holdout(train, share, data.split_seed)
+    return {"train": train, "validation": validation, "test": test}
 
 
 def require_disjoint(examples: Examples) -> None:

@@ -21,7 +21,6 @@ class Pbmc68k(PackagedSource):
     what = "700 blood cells, 765 genes, 10 cell types"
     size = "1.8 MB"
     licence = "BSD-3-Clause (scanpy)"
-    where_from = "PyPI package scanpy"
     package = Package(
         "PyPI",
         "scanpy",
@@ -82,7 +81,6 @@ class BladderBatch(PackagedSource):
     what = "57 bladder samples, 22,283 genes, cancer, normal or biopsy, 5 laboratory batches"
     size = "9.6 MB"
     licence = "Artistic-2.0"
-    where_from = "Debian package r-bioc-bladderbatch"
     package = Package(
         "Debian",
         "r-bioc-bladderbatch",

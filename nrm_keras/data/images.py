@@ -16,25 +16,20 @@ import numpy as np
 from nrm_keras.data.disk import DiskRows
 from nrm_keras.data.examples import Examples, Split, with_held_out
 from nrm_keras.data.packages import Package, PackagedSource
-from nrm_keras.data.source import Source, mock_images
+from nrm_keras.data.source import BundledSource, mock_images
 from nrm_keras.data.tfds import TfdsSource
 from nrm_keras.errors import UserError
 
 _DIGITS = tuple("0123456789")
 
 
-class Digits(Source):
+class Digits(BundledSource):
     """scikit-learn's digits: 1,797 pictures of 8x8 pixels, values 0 to 16 (Alpaydin & Kaynak 1998)."""
 
     name = "digits"
     what = "1,797 handwritten digits, 8x8, 10 classes"
     size = "0.1 MB"
     licence = "BSD-3-Clause (scikit-learn)"
-    where_from = "scikit-learn"
-
-    @classmethod
-    def find(cls, data=None) -> str:
-        return "scikit-learn"
 
     @classmethod
     def load(cls, data, limit=None) -> Examples:
@@ -42,12 +37,7 @@ class Digits(Source):
 
         digits = load_digits()
         split = Split(digits.images.astype("uint8")[..., None], digits.target.astype("int32"))
-        splits = with_held_out({"train": split, "validation": None, "test": None}, data)
-        return Examples(_DIGITS, **splits, origin="scikit-learn", shape=(8, 8, 1))
-
-    @classmethod
-    def prepare(cls, archives=None, accept_checksum=False) -> str:
-        return "scikit-learn brings it; nothing to prepare"
+        return Examples(_DIGITS, **with_held_out({"train": split}, data), origin=cls.find(), shape=(8, 8, 1))
 
     @classmethod
     def mock(cls, data, count) -> Examples:
@@ -80,8 +70,7 @@ class Mnist5k(PackagedSource):
         if table.shape[1] != 785 or table[:, -1].max(initial=0) > 9:
             raise UserError(f"{path}: rows of 784 pixels and a label from 0 to 9 are needed. Received: {table.shape}.")
         split = Split(table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype("int32"))
-        splits = with_held_out({"train": split, "validation": None, "test": None}, data)
-        return Examples(_DIGITS, **splits, origin=cls.find(), shape=(28, 28, 1))
+        return Examples(_DIGITS, **with_held_out({"train": split}, data), origin=cls.find(), shape=(28, 28, 1))
 
     @classmethod
     def mock(cls, data, count) -> Examples:
@@ -187,9 +176,9 @@ class FashionMnist(_TfdsImages):
         return None if cls._missing_archives(cls.package_dir) else cls._read_package
 
     @classmethod
-    def _read_package(cls) -> dict[str, Split | None]:
+    def _read_package(cls) -> dict[str, Split]:
         folder = cls.package_dir
-        return {"train": _idx_split(folder, "train"), "validation": None, "test": _idx_split(folder, "t10k")}
+        return {"train": _idx_split(folder, "train"), "test": _idx_split(folder, "t10k")}
 
 
 def _idx_split(folder: Path, prefix: str) -> Split:

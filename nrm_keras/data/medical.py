@@ -100,7 +100,6 @@ class Tissue(_OneVolume):
     what = "T1 MRI of an average brain, 142 axial slices, 4 classes of tissue"
     size = "5 MB (package: 12 MB)"
     licence = "BSD-3-Clause (nilearn); the template's is stated as unknown"
-    where_from = "PyPI package nilearn"
     classes = ("background", "fluid and others", "grey matter", "white matter")
     size_in_voxels = (142, 233, 197)
     caveat = (

@@ -23,7 +23,6 @@ class Nuclei(PackagedSource):
     what = "binding energies of 2,550 measured nuclei by their protons and neutrons (AME2020)"
     size = "0.8 MB, in a package of 45 MB"
     licence = "BSD-3-Clause (pynucastro); the table's is not stated"
-    where_from = "PyPI package pynucastro"
     package = Package(
         "PyPI",
         "pynucastro",
@@ -163,7 +162,7 @@ _FEATURES = {
 def split(nuclei: Split, nucleons: np.ndarray, data) -> dict[str, Split]:
     """Random splits, or the heaviest nuclei as the test: at most `data.test` of all, each heavier than any other."""
     if data.split == "random":
-        return with_held_out({"train": nuclei, "validation": None, "test": None}, data)
+        return with_held_out({"train": nuclei}, data)
     count = int(data.test * len(nuclei))
     heaviest_kept = np.sort(nucleons)[len(nuclei) - count - 1]
     kept = nuclei.take(nucleons <= heaviest_kept)

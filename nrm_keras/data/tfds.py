@@ -88,7 +88,7 @@ class TfdsSource(Source):
         present = [name for name in SPLITS if name in builder.info.splits]
         splits = {name: cls._read(builder.as_dataset(split=f"{name}{part}"), data) for name in present}
         names = tuple(builder.info.features["label"].names)
-        return cls._examples(data, {name: splits.get(name) for name in SPLITS}, names, str(cls._prepared()))
+        return cls._examples(data, splits, names, str(cls._prepared()))
 
     @classmethod
     def _enough(cls, limit: int) -> int:
@@ -102,7 +102,7 @@ class TfdsSource(Source):
 
     @classmethod
     def _examples(cls, data, splits, names: tuple[str, ...] | None, origin: str) -> Examples:
-        """The examples of splits some of which may be None; `names` are TFDS's of the classes."""
+        """The examples of the splits that there are; `names` are TFDS's of the classes."""
         raise NotImplementedError
 
     @classmethod

@@ -12,17 +12,11 @@ from nrm_keras.recipe.rules.base import Problem, reads
 if TYPE_CHECKING:
     from nrm_keras.recipe.schema import Recipe
 
-# sources that bring neither validation nor test
-_ONE_SPLIT = (
-    *("digits", "mnist_5k", "colorectal_histology", "malaria", "breast_cancer", "nuclei"),
-    *("rotten_tomatoes", "imdb_half", "spam", "text_file"),
-)
-
 
 @reads("data")
 def _shares_leave_some(recipe: Recipe) -> Iterator[Problem]:
     data = recipe.data
-    if data.source in _ONE_SPLIT and data.validation + data.test >= 1:
+    if not data.brings and data.validation + data.test >= 1:
         yield (
             "data.validation",
             (

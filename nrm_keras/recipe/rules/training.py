@@ -12,9 +12,6 @@ from nrm_keras.recipe.rules.base import BUILT_IN_METRICS, METRICS_OF_TASK, Probl
 if TYPE_CHECKING:
     from nrm_keras.recipe.schema import Recipe
 
-# sources that may bring a validation split of their own
-_OWN_VALIDATION = ("patch_camelyon", "npz", "folder", "pairs")
-
 
 @reads("schedule", "train")
 def _warmup_ends(recipe: Recipe) -> Iterator[Problem]:
@@ -182,16 +179,14 @@ def _monitors(recipe: Recipe) -> Iterator[Problem]:
         for path, section in entries("callbacks", recipe.callbacks)
         if section.type in ("early_stopping", "reduce_lr_on_plateau")
     ]
-    source = recipe.data.source
-    split_off = source not in _OWN_VALIDATION and not registry.is_registered("data", source)
-    no_validation = split_off and recipe.data.validation == 0
+    no_validation = "validation" not in recipe.data.brings and recipe.data.validation == 0
     for path, monitor in watched:
         if no_validation and monitor.startswith("val_"):
             keep = "train.keep: last" if path.startswith("train") else "a monitor without val_"
             yield (
                 path,
                 (
-                    f"{monitor} needs validation examples, and {source} has no such split of its own."
+                    f"{monitor} needs validation examples, and {recipe.data.source} has no such split of its own."
                     f" Received: data.validation 0. Raise data.validation or set {keep}."
                 ),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -10,6 +10,9 @@ from nrm_keras.recipe.sections.base import Fraction, Name, NonNegativeInt, Posit
 
 
 class Data(Section):
+    # which splits the source may bring itself; the others are held out, by the shares below
+    brings: ClassVar[frozenset[str]] = frozenset()
+
     batch_size: PositiveInt = Field(32, description="examples per training step, over all replicas together")
     augment: tuple[Literal["crop", "flip", "drop_words"], ...] = Field(
         (), description="random changes of training examples: crop and flip for images, drop_words for text"
@@ -32,12 +35,14 @@ class Digits(Data):
 class FashionMnist(Data):
     """60,000 + 10,000 pictures of clothes, 28x28 grey, 10 classes."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["fashion_mnist"]
 
 
 class Cifar10(Data):
     """50,000 + 10,000 colour pictures of 32x32 pixels, 10 classes."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["cifar10"]
 
 
@@ -50,12 +55,14 @@ class Mnist5k(Data):
 class Cifar100(Data):
     """50,000 + 10,000 colour pictures of 32x32 pixels, 100 classes."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["cifar100"]
 
 
 class PatchCamelyon(Data):
     """262,144 + 32,768 + 32,768 patches of lymph nodes, 96x96 colour, with and without tumour."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"validation", "test"})
     source: Literal["patch_camelyon"]
 
 
@@ -78,6 +85,7 @@ class Malaria(Data):
 class Npz(Data):
     """A NumPy archive with x_train, y_train and optionally x_val, y_val, x_test, y_test; or x, y to be split."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"validation", "test"})
     source: Literal["npz"]
     path: Name = Field(description="the .npz file; relative to the recipe's file, or to the shell for an override")
     targets: Annotated[tuple[Name, ...], Field(min_length=1)] | None = Field(
@@ -88,6 +96,7 @@ class Npz(Data):
 class Folder(Data):
     """Images in folders: train/CLASS/*.png, validation/..., test/...; or CLASS/*.png to be split."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"validation", "test"})
     source: Literal["folder"]
     path: Name = Field(description="the folder; relative to the recipe's file, or to the shell for an override")
     image_size: tuple[PositiveInt, PositiveInt] = Field((32, 32), description="height and width images are resized to")
@@ -97,6 +106,7 @@ class Folder(Data):
 class CustomData(Data):
     """A source added with `@nrm_keras.register("data", ...)`; keys beyond those of every source are its business."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"validation", "test"})
     model_config = ConfigDict(extra="allow")
     source: Name = Field(description="the registered name")
 
@@ -135,6 +145,7 @@ class Tissue(_OneVolume):
 class Pairs(Data):
     """Images with masks: images/NAME.png with masks/NAME.png, NIfTI files, DICOM series; split by patient."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"validation", "test"})
     source: Literal["pairs"]
     path: Name = Field(description="the folder; relative to the recipe's file, or to the shell for an override")
     classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=256)] = Field(
@@ -168,6 +179,7 @@ class BreastCancer(Data):
 class Pbmc68k(Data):
     """700 blood cells by the expression of 765 genes, 10 cell types; one fold of a cross-validation is the test."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["pbmc68k"]
     # the smallest type has 8 cells, and each fold shows every type
     folds: Annotated[int, Field(ge=2, le=8)] = Field(5, description="parts of the stratified cross-validation")
@@ -179,6 +191,7 @@ class Pbmc68k(Data):
 class BladderBatch(Data):
     """57 bladder samples by the expression of their genes, from 5 laboratory batches; one batch is the test."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["bladderbatch"]
     fold: Annotated[int, Field(ge=0, lt=5)] | None = Field(
         None, description="which batch is the test split, from 0; null: train.seed modulo 5, so that seeds are batches"

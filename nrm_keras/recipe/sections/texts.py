@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,12 +38,14 @@ class Spam(Texts):
 class ImdbReviews(Texts):
     """25,000 + 25,000 movie reviews of IMDB, positive or negative."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["imdb_reviews"]
 
 
 class AgNewsSubset(Texts):
     """120,000 + 7,600 news, titles and descriptions, 4 topics."""
 
+    brings: ClassVar[frozenset[str]] = frozenset({"test"})
     source: Literal["ag_news_subset"]
 
 
