@@ -57,7 +57,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     with quiet_start():
         from nrm_keras.training import inference
     scores = inference.evaluate(Path(arguments.run), arguments.data, arguments.split, arguments.allow_imports)
-    print_table(("", arguments.split), [(name, f"{value:.6g}") for name, value in scores.items()])
+    measured = Path(arguments.data).name if arguments.data else arguments.split
+    print_table(("", measured), [(name, f"{value:.6g}") for name, value in scores.items()])
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -66,7 +67,10 @@ def predict(arguments: argparse.Namespace) -> None:
 
     with quiet_start():
         from nrm_keras.training import inference
-    rows = inference.predict(Path(arguments.run), Path(arguments.input), arguments.allow_imports)
+    masks = Path(arguments.masks) if arguments.masks else None
+    rows = inference.predict(Path(arguments.run), Path(arguments.input), arguments.allow_imports, masks)
+    if masks:
+        print(f"{len(rows)} masks in {masks}", file=sys.stderr)
     if arguments.out:
         directory.write_text(Path(arguments.out), inference.to_csv(rows))
         print(f"{len(rows)} predictions in {arguments.out}")
@@ -159,6 +163,7 @@ def add(subparsers) -> None:
         "predict RUN folder/ --out predictions.csv",
         "predict RUN inputs.npy",
         "predict RUN texts.txt",
+        "predict RUN scans/ --masks predicted_masks",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
@@ -168,6 +173,9 @@ def add(subparsers) -> None:
         " DICOM; texts in .txt (one per line), .csv or .jsonl",
     )
     parser.add_argument("--out", metavar="FILE", help="write the CSV there instead of printing it")
+    parser.add_argument(
+        "--masks", metavar="DIR", help="segmentation: write the mask of each image to this new folder, as PNG or NIfTI"
+    )
     add_allow_imports(parser)
 
     parser = add_verb(

@@ -78,6 +78,14 @@ def patches(values: np.ndarray, patch: tuple[int, ...], stride: tuple[int, ...] 
         yield values[tuple(slice(at, at + part) for at, part in zip(corner, patch, strict=True))]
 
 
+def assembled(parts: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """The array of these sizes that `patches` cut into such parts, next to each other."""
+    whole = np.empty(sizes, parts.dtype)
+    for hole, part in zip(patches(whole, parts.shape[1:]), parts, strict=True):
+        hole[...] = part
+    return whole
+
+
 def padded(values: np.ndarray, sizes: tuple[int, ...], fill) -> np.ndarray:
     """The array with its last axes cropped or padded to `sizes`, about its centre."""
     axes = range(values.ndim - len(sizes), values.ndim)

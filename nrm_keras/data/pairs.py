@@ -147,7 +147,7 @@ def read_images(source: Path, data) -> Iterator[tuple[str, np.ndarray]]:
     check_images([str(path) for path in paths if not is_volume[path]])
     for path in paths:
         images = (
-            _read_volume(path, data).values[..., None].astype("float32", copy=False)
+            read_volume(path, data).values[..., None].astype("float32", copy=False)
             if is_volume[path]
             else _read_picture(path, data)[None]
         )
@@ -157,7 +157,8 @@ def read_images(source: Path, data) -> Iterator[tuple[str, np.ndarray]]:
             yield str(path), _at_size(images, data, nearest=False)
 
 
-def _read_volume(path: Path, data) -> Volume:
+def read_volume(path: Path, data) -> Volume:
+    """A NIfTI file, or the DICOM series in a folder."""
     if data.channels != 1:
         raise UserError(
             f"{path}: a volume has one channel. Received: data.channels={data.channels}. Set data.channels=1."
@@ -168,7 +169,7 @@ def _read_volume(path: Path, data) -> Volume:
 def _volume(case: Case, data) -> tuple[np.ndarray, np.ndarray]:
     if stem(case.mask, NIFTI) is None:
         raise UserError(f"{case.mask}: the mask of a volume is a NIfTI file. Received: {case.mask.suffix}. Convert it.")
-    image = _read_volume(case.image, data)
+    image = read_volume(case.image, data)
     mask = read_nifti(case.mask, mask=True)
     require_same_grid(image, mask)
     return image.values[..., None].astype("float32", copy=False), mask.values

@@ -91,6 +91,16 @@ def volume(values: np.ndarray, affine: np.ndarray, path: Path, mask: bool = Fals
     return Volume(canonical.transpose()[:, ::-1, :], affine, path)
 
 
+def save_nifti(volume: Volume, path: Path) -> None:
+    """Writes a volume, in the order of voxels that the NIfTI file at `volume.path` has; RAS if that is none."""
+    nibabel = reader("nibabel")
+    image = nibabel.Nifti1Image(volume.values[:, ::-1, :].transpose(), volume.affine)
+    if volume.path.is_file():
+        of_file = nibabel.io_orientation(nibabel.load(volume.path).affine)
+        image = image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), of_file))
+    nibabel.save(image, path)
+
+
 def first_line(error: Exception) -> str:
     """What a library said, for a message of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -74,6 +74,16 @@ def _pairs(recipe, shape: tuple[int, ...], names: list[str]) -> dict:
     return {"source": "pairs", "classes": names, **size}
 
 
+def pairs_section(recipe, shape: tuple[int, ...], names: list[str] = ("0", "1")) -> Pairs:
+    """How images without masks are read: a `data` section of the source pairs."""
+    if recipe.data.source == "pairs":
+        return recipe.data
+    section = _pairs(recipe, shape, names)
+    return Pairs(
+        path=".", **{key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+    )
+
+
 def _texts(data) -> Examples:
     """Every row of a file, also where the run would have removed duplicates."""
     _, rows, labels = texts.read_texts(Path(data.path), data.text, data.label)
@@ -102,12 +112,7 @@ def inputs(source: Path, recipe, shape: tuple[int, ...]) -> tuple[list[str], np.
         array = _array(source, shape)
         return [str(number) for number in range(len(array))], array
     if recipe.task == "segmentation":
-        data = (
-            recipe.data
-            if recipe.data.source == "pairs"
-            else Pairs(path=".", **_tuples(_pairs(recipe, shape, ["0", "1"])))
-        )
-        names, parts = zip(*pairs.read_images(source, data), strict=True)
+        names, parts = zip(*pairs.read_images(source, pairs_section(recipe, shape)), strict=True)
         return [name for name, part in zip(names, parts, strict=True) for _ in part], np.concatenate(parts)
     paths = [str(source)] if source.is_file() else files.images_in(source)
     if not paths or len(shape) != 3:
@@ -117,10 +122,6 @@ def inputs(source: Path, recipe, shape: tuple[int, ...]) -> tuple[list[str], np.
     files.check_images(paths)
     decode = files.decoder(shape)
     return paths, np.stack([decode(path).numpy() for path in paths])
-
-
-def _tuples(section: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
 
 
 def _lines(source: Path, column: str) -> tuple[list[str], np.ndarray]:

@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from nrm_keras.data import sources
 from nrm_keras.data.pipelines import Batches
+from nrm_keras.data.predicted import require_new, save_masks
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory
@@ -95,7 +96,7 @@ def _translated(labels: np.ndarray, examples: sources.Examples, classes: list[st
     raise UserError(f"The model knows the classes {', '.join(classes)}. Received: {', '.join(examples.classes)}.")
 
 
-def predict(path: Path, source: Path, allow_imports: bool = False) -> list[dict]:
+def predict(path: Path, source: Path, allow_imports: bool = False, masks: Path | None = None) -> list[dict]:
     """The model's answer to each input.
 
     Args:
@@ -104,18 +105,27 @@ def predict(path: Path, source: Path, allow_imports: bool = False) -> list[dict]
             segmentation also NIfTI files and folders of DICOM files; for a model of text a .txt file, a text per line, or
             the texts of a .csv or .jsonl file.
         allow_imports: whether the modules that the run's recipe lists may be imported.
+        masks: segmentation of image files: a new folder, to which the mask of each is written, of its size.
 
     Returns:
         One row per input. Classification: `input`, `class`, `probability`, and the probability of every class under its
         name. Segmentation: the share of positions that each class has. Regression: each target under its name.
+
+    Raises:
+        UserError: the run is unfinished, an input can't be read or is not what the model takes, or masks can't be written.
     """
     recipe, model = _recipe_and_model(path, allow_imports)
-    names = _names(path)
-    inputs, values = given.inputs(source, recipe, _input_shape(model))
+    names, shape = _names(path), _input_shape(model)
+    if masks is not None:
+        _require_masks(masks, source, recipe)
+    inputs, values = given.inputs(source, recipe, shape)
     taken = {"inputs": values, "domain": np.full(len(values), -1, "int32")} if isinstance(model.input, dict) else values
     outputs = model.predict(taken, verbose=0)
     if recipe.task == "segmentation":
-        return _share_rows(inputs, outputs.argmax(-1), names)
+        predicted = _by_image(inputs, outputs.argmax(-1))
+        if masks is not None:
+            save_masks(source, predicted, given.pairs_section(recipe, shape, names), masks)
+        return [_share_row(name, classes, names) for name, classes in predicted.items()]
     row = _class_row if recipe.task == "classification" else _targets_row
     return [{"input": name} | row(output, names) for name, output in zip(inputs, outputs, strict=True)]
 
@@ -126,14 +136,28 @@ def _class_row(logits: np.ndarray, classes: list[str]) -> dict:
     return best | {f"p({label})": float(p) for label, p in zip(classes, row, strict=True)}
 
 
-def _share_rows(inputs: list[str], predicted: np.ndarray, classes: list[str]) -> list[dict]:
-    """One row for each image, over all of its slices or patches."""
-    rows = []
-    for name, parts in groupby(zip(inputs, predicted, strict=True), key=lambda pair: pair[0]):
-        counts = sum(np.bincount(part.ravel(), minlength=len(classes)) for _, part in parts)
-        shares = {f"share({label})": float(n / counts.sum()) for label, n in zip(classes, counts, strict=True)}
-        rows.append({"input": name} | shares)
-    return rows
+def _require_masks(folder: Path, source: Path, recipe) -> None:
+    if recipe.task != "segmentation" or source.suffix.lower() in {".npy", ".npz"}:
+        what = (
+            f"a model for {recipe.task}"
+            if recipe.task != "segmentation"
+            else f"{source.name}, which are no image files"
+        )
+        raise UserError(f"--masks writes masks of the size of their image files. Received: {what}. Leave it out.")
+    require_new(folder)
+
+
+def _by_image(inputs: list[str], predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """The slices or patches of each image together."""
+    parts = groupby(zip(inputs, predicted, strict=True), key=lambda pair: pair[0])
+    return {name: np.stack([part for _, part in pairs]) for name, pairs in parts}
+
+
+def _share_row(name: str, predicted: np.ndarray, classes: list[str]) -> dict:
+    counts = np.bincount(predicted.ravel(), minlength=len(classes))
+    return {"input": name} | {
+        f"share({label})": float(n / predicted.size) for label, n in zip(classes, counts, strict=True)
+    }
 
 
 def _targets_row(values: np.ndarray, targets: list[str]) -> dict:

@@ -2,7 +2,9 @@
 
 import shutil
 import sys
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -139,6 +141,23 @@ def test_predict_gives_a_row_for_each_scan_and_none_for_masks(own, source):
     expected = sorted((own.folder / "scans/images").iterdir())
     assert [row["input"] for row in rows] == [str(path) for path in expected[: len(rows)]] and len(rows) in (1, 6)
     assert all(row["share(background)"] + row["share(foreground)"] == pytest.approx(1) for row in rows)
+
+
+def test_predict_writes_the_masks_whose_shares_it_says(own, tmp_path):
+    rows = inference.predict(own("segmentation"), own.folder / "scans", masks=tmp_path / "masks")
+    for row in rows:
+        mask = nibabel.load(tmp_path / "masks" / Path(row["input"]).name).get_fdata()
+        assert mask.shape == (5, 14, 12) and set(np.unique(mask)) <= {0, 1}
+        padded = 14 * 16 * 16  # slices of 5x14... as the model sees them
+        assert abs(mask.sum() - row["share(foreground)"] * padded) <= padded - mask.size
+
+
+@pytest.mark.parametrize(("task", "source"), [("regression", "numbers.npz"), ("segmentation", "arrays.npy")])
+def test_predict_writes_masks_of_image_files_only(own, tmp_path, task, source):
+    np.save(own.folder / "arrays.npy", np.zeros((1, 16, 16)))
+    with pytest.raises(UserError, match="--masks writes masks of the size of their image files"):
+        inference.predict(own(task), own.folder / source, masks=tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
 
 
 def test_predict_shows_the_model_what_training_showed_it(own):
