@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from typing import Self
 
@@ -68,3 +69,12 @@ class DiskRows:
             if not self._count:
                 return np.empty((0, *self.shape), self.dtype)
             return np.memmap(self._file, self.dtype, "r", shape=(self._count, *self.shape))
+
+
+def release(array: np.ndarray) -> None:
+    """Lets go of what of a `numpy.memmap` is in memory: it is read again when it is needed. Other arrays stay as they are.
+
+    The system would let go of it too, but only when memory is short, and counts it as the process's until then.
+    """
+    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from nrm_keras.data.disk import release
 from nrm_keras.errors import UserError
 
 
@@ -106,10 +107,17 @@ class Examples:
     def _hashes(self) -> dict[str, list[bytes]]:
         """A digest of each example's content."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: [_digest(row, self._in_files(split)) for row in split.inputs] for name, split in splits.items()}
+        return {name: list(_digests(split.inputs, self._in_files(split))) for name, split in splits.items()}
 
     def _in_files(self, split: Split) -> bool:
         return self.decode is not None and split.inputs.dtype.kind in "US"
+
+
+def _digests(rows: np.ndarray, in_files: bool) -> Iterator[bytes]:
+    for number, row in enumerate(rows, start=1):
+        yield _digest(row, in_files)
+        if number % 1000 == 0:
+            release(rows)
 
 
 def _digest(row, in_file: bool) -> bytes:

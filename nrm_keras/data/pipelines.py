@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from nrm_keras.data.disk import release
 from nrm_keras.data.examples import Split, limited
 from nrm_keras.errors import UserError
 
@@ -155,10 +156,13 @@ def _rows(array: np.ndarray):
         array = tf.convert_to_tensor(array)
         return lambda index: tf.gather(array, index)
 
+    def read(index):
+        rows = np.asarray(array[index])
+        release(array)
+        return rows
+
     def gather(index):
-        rows = tf.numpy_function(
-            lambda index: np.asarray(array[index]), [index], tf.as_dtype(array.dtype), stateful=False
-        )
+        rows = tf.numpy_function(read, [index], tf.as_dtype(array.dtype), stateful=False)
         return tf.ensure_shape(rows, (None, *array.shape[1:]))
 
     return gather

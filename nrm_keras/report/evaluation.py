@@ -151,7 +151,10 @@ def read(run_dir: Path, notices: list[str]) -> Evaluation | Predictions | None:
 
 
 def per_class(evaluation: Evaluation) -> Table:
-    """Precision, recall with its 95 % interval, F1 (of masks Dice) and the most frequent mistake of each class."""
+    """Precision, recall with its 95 % interval, F1 (of masks Dice) and the most frequent mistake of each class.
+
+    A class of which the split has nothing has no scores: every answer of it is wrong, whatever the model knows.
+    """
     shown = evaluation.most_wrong(TABLE_CLASSES)
     losses = ["loss"] if evaluation.loss_per_class else []
     f1 = "F1" if evaluation.unit == "examples" else "Dice"
@@ -163,6 +166,7 @@ def per_class(evaluation: Evaluation) -> Table:
 
 def _row(evaluation: Evaluation, index: int, examples: int, answers: int) -> list[str]:
     right = evaluation.confusion[index][index]
+    precision = percent(right / answers) if answers else "never answered"
     recall = percent(right / examples) if examples else ""
     if examples and evaluation.unit == "examples":  # pixels are not independent: their interval would be far too narrow
         recall += f" ({interval_words(wilson(right / examples, examples))})"
@@ -170,9 +174,9 @@ def _row(evaluation: Evaluation, index: int, examples: int, answers: int) -> lis
     return [
         evaluation.classes[index],
         f"{examples:,}",
-        percent(right / answers) if answers else "never answered",
+        precision if examples else "",
         recall,
-        number(2 * right / (examples + answers)) if examples + answers else "",
+        number(2 * right / (examples + answers)) if examples else "",
         *([number(evaluation.loss_per_class[index]) if examples else ""] if evaluation.loss_per_class else []),
         "" if other is None else f"{evaluation.classes[other]} ({evaluation.confusion[index][other]:,})",
     ]

@@ -68,6 +68,7 @@ def _content(run: RunFiles) -> dict:
         "run": run,
         "badge": _badge(run),
         "sentences": verdict.sentences(run),
+        "notes": summary.notes if summary else [],
         "tiles": _tiles(run),
         "commands": _commands(run),
         "notices": notices,

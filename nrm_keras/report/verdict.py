@@ -65,7 +65,7 @@ def sentences(run: RunFiles) -> list[str]:
         return [sentence for sentence in (_unfinished(run), _found(run)) if sentence]
     summary = run.summary
     candidates = [_result(summary), _beside(summary), _found(run), _course(summary), _smoke(summary), _gap(summary)]
-    candidates += [summary.caveat, *summary.notes]
+    candidates.append(summary.caveat)
     return [sentence for sentence in candidates if sentence]
 
 

@@ -56,5 +56,5 @@ def visible(model, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
 
 
 def hidden(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """The normalizers inside a layer with code of its own."""
+    """The normalizers inside a layer, however deep, also where its own code calls them."""
     return (inner for inner in layer._flatten_layers(include_self=False) if is_normalizer(inner))

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import keras
 
-from nrm_keras import layers
 from nrm_keras.errors import UserError
+from nrm_keras.surgery import structure
 from nrm_keras.training.saved import load, load_model
-
-_NORMALIZERS = (
-    layers.Normalizer,
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-)
 
 
 def initialize_from(model: keras.Model, path: str | Path, say: Callable[[str], None]) -> None:
@@ -41,6 +33,5 @@ def initialize_from(model: keras.Model, path: str | Path, say: Callable[[str], N
 
 def freeze_normalizers(model: keras.Model) -> None:
     """Normalizers keep gamma, beta and running statistics, and use the latter in training too."""
-    for layer in model.layers:
-        if isinstance(layer, _NORMALIZERS):
-            layer.trainable = False
+    for layer in structure.hidden(model):
+        layer.trainable = False

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nrm_keras.data.disk import DiskRows
+from nrm_keras.data.disk import DiskRows, release
 
 
 def test_rows_are_what_was_written():
@@ -22,6 +23,24 @@ def test_rows_are_what_was_written():
         assert len(rows) == 50 and none.array().shape == (0, 3)
     assert isinstance(array, np.memmap) and (array == values).all()  # though the rows are closed
     assert (array[[49, 0]] == values[[49, 0]]).all()
+
+
+def test_what_was_read_and_released_is_not_in_memory_and_can_be_read_again():
+    with DiskRows((2**20,), "uint8") as rows:
+        for value in range(64):
+            rows.append(np.full((1, 2**20), value, "uint8"))
+        array = rows.array()
+    before = resident()
+    assert array[:, ::4096].sum() == 256 * sum(range(64)) and resident() - before > 50 * 2**20
+    release(array)
+    assert resident() - before < 5 * 2**20
+    assert array[63, 0] == 63
+    release(np.zeros(3))
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def run(code, folder):

@@ -91,7 +91,7 @@ def test_a_class_without_examples_and_a_flawless_run(tmp_path):
     content = identity(3)
     content["confusion"][1] = [0, 0, 0]
     found = good(tmp_path, content)
-    assert evaluation.per_class(found).rows[1] == ["1", "0", "never answered", "", "", ""]
+    assert evaluation.per_class(found).rows[1] == ["1", "0", "", "", "", ""]
     chart = evaluation.confusion(found)
     assert chart.sentence == "All 10 test examples are classified correctly."
     assert "no examples" in chart.figure["data"][0]["hovertext"][1][0]

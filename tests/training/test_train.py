@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 import nrm_keras
+from nrm_keras import layers
 from nrm_keras.errors import UserError
+from nrm_keras.models.recurrent import NormalizedGRUCell
 from nrm_keras.runs import directory
 from nrm_keras.training import inference
+from nrm_keras.training.initialize import freeze_normalizers
 
 QUICK = {"train.epochs": 2, "model": {"type": "mlp", "units": [32]}, "data.limit": 400, "data.batch_size": 16}
 
@@ -231,6 +234,13 @@ def test_init_from_copies_what_fits_and_freezes_normalizers(finished, tmp_path):
     for a, b in zip(before.weights, after.weights, strict=True):
         changed = not np.array_equal(a.numpy(), b.numpy())
         assert changed == (not ("norm" in a.path or "standardize" in a.path)), a.path
+
+
+def test_normalizers_inside_a_recurrent_cell_are_frozen_too():
+    cell = NormalizedGRUCell(4, layers.LayerNormalization(), layers.LayerNormalization())
+    model = keras.Sequential([keras.Input((7, 12)), keras.layers.RNN(cell), layers.BatchNormalization()])
+    freeze_normalizers(model)
+    assert sorted(v.path.split("/")[-2] for v in model.trainable_weights) == ["candidate", "gates"]
 
 
 def test_class_weights_change_what_is_learned(tmp_path):
