@@ -41,9 +41,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         exported = {name: export(model, f"{folder}/{name}") for name, model in models(arguments).items()}
         batches = [int(size) for size in arguments.batches.split(",")]
-        rows = [row for size in batches for row in measure(exported, size, arguments.rounds)]
-    for row in rows:
-        print(f"batch {row['batch']:4}  {row['name']:24} {row['milliseconds']:9.3f} ms {row['ratio']:6.3f}")
+        rows = []
+        for row in (row for size in batches for row in measure(exported, size, arguments.rounds)):
+            print(
+                f"batch {row['batch']:4}  {row['name']:24} {row['milliseconds']:9.3f} ms {row['ratio']:6.3f}",
+                flush=True,
+            )
+            rows.append(row)
     with open(arguments.json, "w") as file:
         json.dump({"threads": os.cpu_count(), **vars(arguments), "rows": rows}, file, indent=1)
 

@@ -24,6 +24,7 @@ OPTIONS = {
 
 def trained(norm, shape, linear=None, spread=1.0):
     """A layer, behind a linear one on demand, with the running statistics of batches of 32 like `examples`."""
+    keras.utils.set_random_seed(0)
     x = inputs = keras.Input(shape)
     if linear is not None:
         x = linear(x)
@@ -104,8 +105,8 @@ def test_a_gate_near_1_becomes_batch_normalization_and_folds(options):
     specialized = specialize(model, x, tolerance=1e-2)
     assert kinds(specialized.model) == ["Conv2D"]
     assert [step.what[:12] for step in specialized.steps] == ["its gate is ", "folded into "]
-    # of outputs of about 1 the alternative has a share of 5e-4
-    assert_same(specialized.model, model, x, atol=1e-3)
+    # of outputs of up to 4 the alternative has a share of 5e-4
+    assert_same(specialized.model, model, x, atol=2e-3)
 
 
 def test_what_is_left_of_the_alternative_is_made_up_for():
