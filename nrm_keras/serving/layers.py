@@ -31,8 +31,7 @@ class Affine(keras.layers.Layer):
     >>> from nrm_keras.serving.layers import Affine
     >>> layer = Affine()
     >>> layer.build((None, 2))
-    >>> layer.factor.assign([2.0, 3.0])
-    >>> layer.offset.assign([0.0, 1.0])
+    >>> layer.set_weights([np.array([2.0, 3.0]), np.array([0.0, 1.0])])
     >>> print(keras.ops.convert_to_numpy(layer(np.array([[1.0, 1.0]], "float32"))))
     [[2. 4.]]
     """
@@ -94,7 +93,7 @@ class FixedMixture(Normalizer):
     >>> from nrm_keras.serving.layers import FixedMixture
     >>> layer = FixedMixture(epsilon=0.0)
     >>> layer.build((None, 2))
-    >>> layer.share.assign([1.0, 1.0])
+    >>> layer.set_weights([np.zeros(2), np.zeros(2), np.ones(2)])
     >>> print(keras.ops.convert_to_numpy(layer(np.array([[1.0, 5.0]], "float32"))))
     [[-1.  1.]]
     """
