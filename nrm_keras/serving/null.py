@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy import sparse
 from scipy.special import logsumexp
 
 LARGEST = 256  # requests drawn anew; of larger ones their distribution hardly changes
@@ -76,8 +77,7 @@ def soft_maximum(z: np.ndarray) -> np.ndarray:
 def _requests(rng, examples, size):
     """Which examples are in each request, as ones in (requests, examples); of size 1, each example is one."""
     if size == 1:
-        return np.eye(examples, dtype="float32")
-    chosen = np.zeros((DRAWS, examples), "float32")
-    for row in chosen:
-        row[rng.choice(examples, size, replace=False)] = 1
-    return chosen
+        return sparse.eye_array(examples, format="csr", dtype="float32")
+    chosen = [rng.choice(examples, size, replace=False) for _ in range(DRAWS)]
+    ones = np.ones(DRAWS * size, "float32")
+    return sparse.csr_array((ones, np.concatenate(chosen), np.arange(0, len(ones) + 1, size)), (DRAWS, examples))

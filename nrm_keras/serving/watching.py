@@ -92,9 +92,9 @@ def _watched(calls: list[Call], inputs, outputs) -> Iterator[tuple[str, tf.Tenso
     kernels = [number for number, call in enumerate(calls) if hasattr(call.layer, "kernel")]
     first, last = (kernels[0], kernels[-1]) if kernels else (0, None)
     if not any(isinstance(call.layer, keras.layers.Normalization) for call in calls[:first]):
-        flat = keras.tree.flatten(inputs)
-        for number, values in enumerate(flat, 1):
-            yield "inputs" if len(flat) == 1 else f"inputs{number}", tf.convert_to_tensor(values)
+        named = inputs.items() if isinstance(inputs, dict) else [("inputs", v) for v in keras.tree.flatten(inputs)]
+        for name, values in named:
+            yield name, tf.convert_to_tensor(values)
     activated = {id(call.input) for call in calls if is_activation(call.layer)}
     for number, call in enumerate(calls):
         if number == last:
