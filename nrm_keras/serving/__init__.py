@@ -1,0 +1,1 @@
+"""Export and serve: a SavedModel that answers as it was trained."""
