@@ -86,8 +86,8 @@ class Connections(web.Server):
         self.max_connections = max_connections
         self.timeout = timeout
         self.count = count
-        # aiohttp reports each bad request with a traceback
-        self._quiet = logging.Logger("nrm_keras.serving", logging.CRITICAL)
+        self._quiet = logging.getLogger("nrm_keras.serving")
+        self._quiet.setLevel(logging.CRITICAL)  # aiohttp reports each bad request with a traceback
 
     @property
     def full(self) -> bool:

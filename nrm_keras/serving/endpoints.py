@@ -17,8 +17,8 @@ from nrm_keras.serving import rest
 from nrm_keras.serving.batching import Batcher
 from nrm_keras.serving.connections import Connection, error
 from nrm_keras.serving.refusal import Refusal
-from nrm_keras.serving.server_metrics import ServerMetrics
 from nrm_keras.serving.served_model import ServedModel
+from nrm_keras.serving.server_metrics import ServerMetrics
 
 PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<what>/metadata|:[a-z]+)?")
 PREDICT = ":predict"
@@ -161,7 +161,7 @@ def _allow(request: web.BaseRequest, *methods: str) -> None:
     if request.method not in methods:
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            f"{request.path:.100} is asked by {methods[0]}. Received: {request.method:.20}.",
+            f"{request.path:.100} takes {methods[0]}. Received: {request.method:.20}.",
             Allow=", ".join(methods),
         )
 
