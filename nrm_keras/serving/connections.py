@@ -82,7 +82,7 @@ class Connections(web.Server):
     """Makes a Connection for each client. `count` is told the status of what is refused before it is a request."""
 
     def __init__(self, handler, *, max_connections: int, timeout: float, count: Callable[[HTTPStatus], None]):
-        super().__init__(handler)
+        super().__init__(handler, handler_cancellation=True)  # nothing is computed for clients that left
         self.max_connections = max_connections
         self.timeout = timeout
         self.count = count

@@ -60,8 +60,10 @@ class Endpoints:
             answer = error(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed. The server's log tells why.")
         finally:
             self.running -= 1
+        whole = request.content.is_eof()
+        if whole:
             connection.resting()
-        if self.stopping or not request.content.is_eof():
+        if self.stopping or not whole:  # aiohttp drops the rest of a body, for a while, and closes
             answer.force_close()
         self.metrics.count(answer.status)
         return answer

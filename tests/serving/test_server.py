@@ -180,6 +180,11 @@ def test_unknown_paths_and_methods(server, path, method, status):
     assert answer[0] == status and "Received" in answer[1]["error"]
 
 
+def test_a_body_of_100_mb_gets_413(server):
+    status, answer = server.post(b" " * 100_000_000)
+    assert status == 413 and "at most 16777216 bytes" in answer["error"]
+
+
 def test_an_answer_that_is_not_finite_fails_its_request_only(server):
     def logarithm(value):
         return server.post(body(signature_name="logarithm", instances=[1.0, value]))
