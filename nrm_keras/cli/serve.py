@@ -52,7 +52,7 @@ def add(subparsers) -> None:
         help="that a call waits for clients just answered, under load only (default: 5)",
     )
     parser.add_argument("--max-rows", type=_count, default=1024, metavar="ROWS", help="of one request (default: 1024)")
-    parser.add_argument("--max-body", type=_amount, default=16, metavar="MB", help="of one request (default: 16)")
+    parser.add_argument("--max-body", type=_positive, default=16, metavar="MB", help="of one request (default: 16)")
     parser.add_argument(
         "--max-queue",
         type=_count,
@@ -94,3 +94,9 @@ def _amount(text: str) -> float:
     if not math.isfinite(number) or number < 0:
         raise argparse.ArgumentTypeError(f"a number from 0 is expected. Received: {text}")
     return number
+
+
+def _positive(text: str) -> float:
+    if not _amount(text):
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected. Received: {text}")
+    return float(text)
