@@ -129,11 +129,8 @@ async def _serve(model, options: Options, listener: socket.socket, example: _Exa
     from nrm_keras.serving.server_metrics import ServerMetrics
 
     metrics = ServerMetrics(options.max_batch, lambda: batcher.queued)
+    monitor = monitor_of(model) if options.monitor else None
     watch = None
-    if options.monitor:
-        monitor = monitor_of(model)
-        metrics.watch_drift()
-        watch = DriftWatch(monitor, metrics.drift)
 
     def observe(signature, arrays, seconds):
         metrics.call.observe(seconds)
@@ -155,6 +152,9 @@ async def _serve(model, options: Options, listener: socket.socket, example: _Exa
     )
     endpoints.full = lambda: connections.full
     await _warm_up(batcher, model, example.body)
+    if monitor is not None:  # from here on: the warm-up is no traffic
+        metrics.watch_drift()
+        watch = DriftWatch(monitor, metrics.drift)
     stop = _on_signals()
     try:
         server = await asyncio.get_running_loop().create_server(connections, sock=listener, backlog=BACKLOG)
