@@ -1,0 +1,73 @@
+"""The steps of an export that make something: the specialized model, the drift monitor, the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from nrm_keras.serving import formats, saved_model
+from nrm_keras.serving.monitor import FEWEST, DriftMonitor
+from nrm_keras.serving.specialization import specialize
+from nrm_keras.serving.subject import CHECKED, Subject
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was written: the SavedModel's folder or the file of another runtime, its signatures, and its drift monitor."""
+
+    path: Path
+    signatures: tuple[str, ...]
+    monitor: DriftMonitor | None = None
+
+
+def is_half_precision(model: keras.Model) -> bool:
+    """Whether a layer computes in 16 bits."""
+    return any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+
+
+def specialized(subject: Subject, gate_tolerance: float, tolerance: float, say: Callable[[str], None]):
+    """The subject's model for inference only, and the steps that made it.
+
+    Raises:
+        UserError: it answers otherwise than before, beyond the tolerance.
+    """
+    say(f"Specializing {subject.model.name} for inference.")
+    done = specialize(
+        subject.model, subject.model_inputs(0, CHECKED), gate_tolerance=gate_tolerance, tolerance=tolerance
+    )
+    for step in done.steps:
+        say(f"  {step.layer}: {step.what}; outputs differ by {step.difference:.1e} at most")
+    return done.model, done.steps
+
+
+def write(
+    folder: Path, subject: Subject, model: keras.Model, format: str, monitor: bool, say: Callable[[str], None]
+) -> Made:
+    """Writes the model into the folder."""
+    interface = subject.interface
+    if format != "savedmodel":
+        say(f"Writing {formats.FILES[format]}.")
+        path = folder / formats.FILES[format]
+        formats.write(path, interface.portable(model), format)
+        return Made(path, (saved_model.SERVING,))
+    watching = _monitor(subject, model, say) if monitor else None
+    say("Writing the SavedModel.")
+    saved_model.write(folder, model, interface, watching)
+    signatures = tuple(saved_model.functions(model, interface, watching))
+    saved_model.write_warmup(folder, subject.name, subject.requests, signatures)
+    return Made(folder, signatures, watching)
+
+
+def _monitor(subject: Subject, model: keras.Model, say: Callable[[str], None]) -> DriftMonitor | None:
+    if subject.reference is None and subject.count < FEWEST:
+        say(f"Note: a drift monitor needs {FEWEST} examples. Received: {subject.count}. It is left out.")
+        return None
+    say(f"Collecting what the drift monitor compares with, on {subject.split} data.")
+    return DriftMonitor.of(model, subject.reference or _batches(subject))
+
+
+def _batches(subject: Subject):
+    return (subject.model_inputs(start, start + CHECKED) for start in range(0, subject.count, CHECKED))
