@@ -12,10 +12,10 @@ class Copier:
     """Copies models layer by layer. What is one layer in the original, in however many places, is one in the copy.
 
     Args:
-        exchanged: (layer, what stands in its place in the copy).
+        exchanged: (layer, what stands in its place in the copy; None where its input goes on as it is).
     """
 
-    def __init__(self, exchanged: list[tuple[keras.layers.Layer, keras.layers.Layer]]):
+    def __init__(self, exchanged: list[tuple[keras.layers.Layer, keras.layers.Layer | None]]):
         self._copies = {id(layer): other for layer, other in exchanged}
         self._exchanged = exchanged
         self._around = []
@@ -29,7 +29,7 @@ class Copier:
         self._copy_state(self._around + inner)
         # Models and wrappers first: setting theirs sets that of all layers below.
         for old, other in self._around[::-1] + inner + self._exchanged:
-            if isinstance(old, keras.layers.Layer) and other.trainable != old.trainable:
+            if isinstance(old, keras.layers.Layer) and other is not None and other.trainable != old.trainable:
                 other.trainable = old.trainable
         return new
 
@@ -62,6 +62,7 @@ class Copier:
 
     def _sequence(self, model):
         layers = [_new_input(tensor) for tensor in model.inputs] + [self._copy(layer) for layer in model.layers]
+        layers = [layer for layer in layers if layer is not None]
         return self._of_class(type(model), keras.Sequential, layers, name=model.name)
 
     def _of_class(self, cls, plain, *args, **kwargs):
@@ -79,11 +80,8 @@ class Copier:
         return _or_explain(wrapper, lambda: type(wrapper)(**config))
 
     def _call(self, layer, *args, **kwargs):
-        if any(layer is other for _, other in self._exchanged):
-            # `mask` and `training` are in the graph as the old layer took them.
-            taken = inspect.signature(layer.call).parameters
-            kwargs = {name: value for name, value in kwargs.items() if name in taken}
-        return layer(*args, **kwargs)
+        exchanged = any(layer is other for _, other in self._exchanged)
+        return call_in_place(layer, *args, **kwargs) if exchanged else layer(*args, **kwargs)
 
     def _copy_state(self, pairs):
         counterparts = {}
@@ -97,6 +95,15 @@ class Copier:
                             f"model. Received: '{old.name}', which shares '{variable.name}' by code of its own. "
                             "Build the model with the normalizer you want instead."
                         )
+
+
+def call_in_place(layer: keras.layers.Layer | None, *args, **kwargs):
+    """Calls what stands in another layer's place, with the arguments of that one."""
+    if layer is None:
+        return args[0]
+    # `mask` and `training` are in the graph as the old layer took them.
+    taken = inspect.signature(layer.call).parameters
+    return layer(*args, **{name: value for name, value in kwargs.items() if name in taken})
 
 
 def _own_variables(layer):
