@@ -75,8 +75,9 @@ def add(subparsers) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
+        default=1e-4,
         metavar="T",
-        help="the largest difference from the Keras model that is taken (default: 1e-4, in half precision 1e-2)",
+        help="the largest difference from the Keras model that is taken, as a share of the largest output (default: 1e-4)",
     )
     parser.add_argument("--no-monitor", dest="monitor", action="store_false", help="leave the drift monitor out")
     parser.add_argument(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SAVED_MODEL = "savedmodel"
 FORMATS = (SAVED_MODEL, "onnx", "litert")
 GATE_TOLERANCE = 1e-3
-TOLERANCE, HALF_PRECISION_TOLERANCE = 1e-4, 1e-2
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def export(
     name: str | None = None,
     specialized: bool = True,
     gate_tolerance: float = GATE_TOLERANCE,
-    tolerance: float | None = None,
+    tolerance: float = TOLERANCE,
     monitor: bool = True,
     allow_imports: bool = False,
     say: Callable[[str], None] = print,
@@ -73,7 +73,7 @@ def export(
         specialized: whether the model is specialized for inference: normalizers folded, constant parts computed.
         gate_tolerance: an adaptive layer whose gate is so close to 0 or 1 becomes that normalizer.
         tolerance: the largest difference of outputs that is taken, relative to the largest output where these are no
-            probabilities. None: 1e-4, and 1e-2 where the model computes in half precision.
+            probabilities. In half precision eight roundings are granted in any case.
         monitor: whether the SavedModel has a drift monitor.
         allow_imports: whether the modules that the run's recipe lists may be imported.
         say: prints one line.
@@ -107,15 +107,15 @@ def export(
         exported = subject.of_model(source, inputs, labels=labels, classes=classes, targets=targets)
     if name:
         exported = replace(exported, name=subject.servable(name))
-    tolerance = tolerance or (HALF_PRECISION_TOLERANCE if making.is_half_precision(exported.model) else TOLERANCE)
     model, steps = exported.model, ()
     if specialized:
         model, steps = making.specialized(exported, gate_tolerance, tolerance, say)
     with destination.written(path) as folder:
         made = making.write(folder, exported, model, format, monitor, say)
         say("Checking in a fresh process: batches of 1, 3 and 64.")
-        found = checking.check(exported, made.path, format, made.signatures, tolerance, made.monitor)
-        content = card.write(folder, path.name, exported, made, format, steps, found, tolerance)
+        granted = making.tolerance_of(exported.model, tolerance)
+        found = checking.check(exported, made.path, format, made.signatures, granted, made.monitor)
+        content = card.write(folder, path.name, exported, made, format, steps, found, granted)
     done = Exported(path, content)
     _summarize(done, time.monotonic() - began, say)
     return done

@@ -72,6 +72,7 @@ def _require_expressible(model: keras.Model, format: str) -> None:
 
 def _onnx(path: Path, model: keras.Model) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    model(model.input)  # or Keras takes it for a model that was never called
     model.export(path, format="onnx", verbose=False)
 
 

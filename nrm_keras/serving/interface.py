@@ -109,8 +109,8 @@ class Interface:
         outputs = ops.cast(outputs, "float32")
         if self.task != "regression" and not self.probabilities:
             outputs = ops.softmax(outputs)
-        named = keras.layers.Identity(name=self.answer_name)(outputs)
-        return keras.Model(inputs if len(inputs) > 1 else next(iter(inputs.values())), named, name=model.name)
+        taken = inputs if len(inputs) > 1 else next(iter(inputs.values()))
+        return keras.Model(taken, {self.answer_name: outputs}, name=model.name)
 
 
 def resized(images, size: tuple[int, int] | None, rounds: bool = True):

@@ -13,6 +13,8 @@ from nrm_keras.serving.monitor import FEWEST, DriftMonitor
 from nrm_keras.serving.specialization import specialize
 from nrm_keras.serving.subject import CHECKED, Subject
 
+_UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+
 
 @dataclass(frozen=True)
 class Made:
@@ -23,9 +25,10 @@ class Made:
     monitor: DriftMonitor | None = None
 
 
-def is_half_precision(model: keras.Model) -> bool:
-    """Whether a layer computes in 16 bits."""
-    return any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+def tolerance_of(model: keras.Model, tolerance: float) -> float:
+    """The tolerance, or eight roundings of the layers' precision, as `specialize` grants them."""
+    unit = max(_UNITS.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers())
+    return max(tolerance, 8 * unit)
 
 
 def specialized(subject: Subject, gate_tolerance: float, tolerance: float, say: Callable[[str], None]):

@@ -1,0 +1,96 @@
+"""The verb that serves an exported model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from nrm_keras.cli.arguments import add_verb
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from nrm_keras.serving import server
+
+    taken = {name: value for name, value in vars(arguments).items() if name in server.Options.__dataclass_fields__}
+    taken["max_wait"] = arguments.max_wait / 1e3
+    taken["max_body"] = int(arguments.max_body * 2**20)
+    server.serve(Path(arguments.directory), server.Options(**taken))
+
+
+def add(subparsers) -> None:
+    """Adds these verbs to the parser."""
+    parser = add_verb(
+        subparsers,
+        "serve",
+        serve,
+        "serve an exported model over HTTP, with TensorFlow Serving's REST API",
+        "serve models/digits",
+        "serve models/digits --port 0 --monitor",
+        "serve models/digits --host 0.0.0.0 --max-batch 32",
+    )
+    parser.add_argument("directory", metavar="DIR", help="the folder that `export` wrote; its newest version is served")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=_port, default=8501, help="port, 0 for any that is free (default: 8501)")
+    parser.add_argument("--name", help="name of the model in the URL (default: the folder's)")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="serve a model that nrm_keras did not export: that runs a program of its maker",
+    )
+    parser.add_argument("--monitor", action="store_true", help="judge samples of the requests by the drift monitor")
+    parser.add_argument(
+        "--max-batch", type=_count, default=64, metavar="ROWS", help="of one call of the model (default: 64)"
+    )
+    parser.add_argument(
+        "--max-wait",
+        type=_amount,
+        default=5,
+        metavar="MS",
+        help="that a call waits for clients just answered, under load only (default: 5)",
+    )
+    parser.add_argument("--max-rows", type=_count, default=1024, metavar="ROWS", help="of one request (default: 1024)")
+    parser.add_argument("--max-body", type=_amount, default=16, metavar="MB", help="of one request (default: 16)")
+    parser.add_argument(
+        "--max-queue",
+        type=_count,
+        default=2048,
+        metavar="ROWS",
+        help="that wait for the model; then 503 (default: 2048)",
+    )
+    parser.add_argument(
+        "--max-connections", type=_count, default=512, metavar="N", help="clients at a time; then 503 (default: 512)"
+    )
+    parser.add_argument(
+        "--parallel", type=_count, default=1, metavar="N", help="calls of the model at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_amount,
+        default=30,
+        metavar="SECONDS",
+        help="to send a request or take an answer (default: 30)",
+    )
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**16:
+        raise ValueError
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is expected. Received: {text}")
+    return number
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or number < 0:
+        raise argparse.ArgumentTypeError(f"a number from 0 is expected. Received: {text}")
+    return number

@@ -1,0 +1,170 @@
+"""What the server answers at which path."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import traceback
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from nrm_keras.serving import rest
+from nrm_keras.serving.batching import Batcher
+from nrm_keras.serving.connections import Connection, error
+from nrm_keras.serving.refusal import Refusal
+from nrm_keras.serving.server_metrics import ServerMetrics
+from nrm_keras.serving.served_model import ServedModel
+
+PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<what>/metadata|:[a-z]+)?")
+PREDICT = ":predict"
+IN_THREAD = 2**18  # bytes of a body that is read beside the loop, so that others are answered meanwhile
+BODIES = 16  # times max_body: what the bodies of all requests under way may take together
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request, and all of them together, may take."""
+
+    max_rows: int = 1024
+    max_body: int = 16 * 2**20
+    max_connections: int = 512
+    timeout: float = 30.0
+
+
+class Endpoints:
+    """Answers requests; `running` counts those under way, and `stopping` says that there will be no more."""
+
+    def __init__(self, model: ServedModel, batcher: Batcher, metrics: ServerMetrics, limits: Limits):
+        self.model, self.batcher, self.metrics, self.limits = model, batcher, metrics, limits
+        self.running = 0
+        self.stopping = False
+        self.full = lambda: False
+        self._held = 0  # bytes of bodies whose requests are under way
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        """Any request to its answer."""
+        connection: Connection = request.protocol
+        connection.working()
+        self.running += 1
+        try:
+            answer = await self._answer(request)
+        except Refusal as refusal:
+            answer = error(refusal.status, str(refusal), refusal.headers)
+        except Exception:  # noqa: BLE001  a fault of the model or ours must not end the server
+            traceback.print_exc()
+            answer = error(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed. The server's log tells why.")
+        finally:
+            self.running -= 1
+            connection.resting()
+        if self.stopping or not request.content.is_eof():
+            answer.force_close()
+        self.metrics.count(answer.status)
+        return answer
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        if self.full():
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"At most {self.limits.max_connections} clients are connected. Try again soon.",
+                Retry_After="1",
+            )
+        if request.path == "/metrics":
+            _allow(request, "GET", "HEAD")
+            return web.Response(body=self.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        what = self._what(request.path)
+        if what != PREDICT:
+            _allow(request, "GET", "HEAD")
+            return _json(self.model.metadata if what else self._status())
+        _allow(request, "POST")
+        began = time.perf_counter()
+        answer = await self._predict(request)
+        self.metrics.latency.observe(time.perf_counter() - began)
+        return answer
+
+    def _what(self, path: str) -> str | None:
+        """What a path asks of this model: its status (None), `/metadata` or `:predict`."""
+        found = PATH.fullmatch(path)
+        own = f"/v1/models/{self.model.name}"
+        if not found or found["what"] not in (None, "/metadata", PREDICT):
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                f"The paths are {own}, {own}/metadata, {own}{PREDICT} and /metrics. Received: {path!r:.100}.",
+            )
+        if found["name"] != self.model.name or found["version"] not in (None, str(self.model.version)):
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                f"Served here is {self.model.name!r}, version {self.model.version}. Received: {path!r:.100}. Ask {own}.",
+            )
+        return found["what"]
+
+    def _status(self) -> dict:
+        status = {"error_code": "OK", "error_message": ""}
+        return {"model_version_status": [{"version": str(self.model.version), "state": "AVAILABLE", "status": status}]}
+
+    async def _predict(self, request: web.BaseRequest) -> web.Response:
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            asked = (body, self.model.signatures, self.limits.max_rows)
+            question = await asyncio.to_thread(rest.parse, *asked) if len(body) > IN_THREAD else rest.parse(*asked)
+            outputs = await self.batcher.answer(question.signature, question.arrays)
+        finally:
+            self._held -= len(body)
+        return web.Response(body=rest.render(question, outputs), content_type="application/json")
+
+    async def _read(self, request: web.BaseRequest, body: bytearray) -> None:
+        """Reads the body within the limits of size and time."""
+        if (request.content_length or 0) > self.limits.max_body:
+            raise self._too_large(f"{request.content_length} bytes")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                async for part in request.content.iter_any():
+                    body += part
+                    self._held += len(part)
+                    self._check_size(len(body))
+        except TimeoutError:
+            raise Refusal(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"A body arrives within {self.limits.timeout:g} s. Received: {len(body)} bytes of it. "
+                "Send less at a time, or start the server with a longer --timeout.",
+            ) from None
+        except web.RequestPayloadError as failure:
+            raise Refusal(
+                HTTPStatus.BAD_REQUEST, f"The body is sent as its head says. Received: {failure!s:.200}."
+            ) from None
+
+    def _check_size(self, size: int) -> None:
+        if size > self.limits.max_body:
+            raise self._too_large("more")
+        if self._held > BODIES * self.limits.max_body:
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, "Too many large bodies arrive at once. Try again soon.", Retry_After="1"
+            )
+
+    def _too_large(self, received: str) -> Refusal:
+        return Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"A body has at most {self.limits.max_body} bytes. Received: {received}. "
+            "Send fewer rows at a time, or start the server with a larger --max-body.",
+        )
+
+
+def _allow(request: web.BaseRequest, *methods: str) -> None:
+    if request.method not in methods:
+        raise Refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"{request.path:.100} is asked by {methods[0]}. Received: {request.method:.20}.",
+            Allow=", ".join(methods),
+        )
+
+
+def _json(answer) -> web.Response:
+    return web.Response(body=orjson.dumps(answer, option=orjson.OPT_INDENT_2), content_type="application/json")

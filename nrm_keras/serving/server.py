@@ -1,0 +1,202 @@
+"""`serve`: an HTTP server that speaks TensorFlow Serving's REST API for one exported model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import ipaddress
+import json
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nrm_keras.errors import UserError
+
+NEEDS = ("aiohttp", "orjson", "prometheus_client")
+INLINE = 200  # characters of an example that a command line shows
+BACKLOG = 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve; sizes in bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8501
+    name: str | None = None
+    trust: bool = False
+    monitor: bool = False
+    max_batch: int = 64
+    max_wait: float = 0.005
+    max_queue: int = 2048
+    parallel: int = 1
+    max_rows: int = 1024
+    max_body: int = 16 * 2**20
+    max_connections: int = 512
+    timeout: float = 30.0
+
+
+def serve(directory: Path, options: Options | None = None) -> None:
+    """Serves the newest version in a folder until SIGTERM or SIGINT; requests under way are answered first.
+
+    Args:
+        directory: The folder that `export` wrote, with a folder for each version.
+        options: How to serve. None stands for the defaults.
+
+    Raises:
+        UserError: If the folder holds no model, it may not be served (see `trust.check`), the address is taken, or the extra
+            `serve` is not installed.
+
+    Example:
+
+        serve(Path("models/digits"), Options(port=0))
+    """
+    options = options or Options()
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"`serve` needs {' and '.join(missing)}. Received: none. pip install 'nrm_keras[serve]'")
+    from nrm_keras.serving import served_model, trust
+
+    version_dir = served_model.newest_version(Path(directory))
+    name = options.name or Path(directory).resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UserError(
+            f"A model's name in a URL is letters, digits, '_', '-' and '.'. Received: {name!r}. Give --name."
+        )
+    listener = bind(options.host, options.port)
+    with contextlib.closing(listener):
+        trust.check(version_dir, trust=options.trust)
+        model = served_model.load(version_dir, name)
+        asyncio.run(_serve(model, options, listener, trust.card(version_dir).get("example_request")))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at that address, not yet listening: a taken port shows before the model is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise _refused(host, port, error) from error
+    if not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        print(
+            f"Warning: {host} can be reached from other machines, and the server asks nobody who they are. "
+            "Put a proxy with authentication in front of it.",
+            file=sys.stderr,
+        )
+    return listener
+
+
+def _refused(host: str, port: int, error: Exception) -> UserError:
+    return UserError(
+        f"The server needs an address of this machine with a free port. Received: {host}, port {port}: {error}. "
+        "Give another --port (0 takes any), or stop what listens there."
+    )
+
+
+async def _serve(model, options: Options, listener: socket.socket, example: Mapping | None) -> None:
+    from nrm_keras.serving.batching import Batcher
+    from nrm_keras.serving.connections import Connections
+    from nrm_keras.serving.drift_watch import DriftWatch, monitor_of
+    from nrm_keras.serving.endpoints import Endpoints, Limits
+    from nrm_keras.serving.server_metrics import ServerMetrics
+
+    metrics = ServerMetrics(options.max_batch, lambda: batcher.queued)
+    watch = None
+    if options.monitor:
+        monitor = monitor_of(model)
+        metrics.watch_drift()
+        watch = DriftWatch(monitor, metrics.drift)
+
+    def observe(signature, arrays, seconds):
+        metrics.call.observe(seconds)
+        metrics.batch.observe(len(next(iter(arrays.values()))))
+        if watch is not None and signature.by_row:
+            watch.offer(arrays)
+
+    batcher = Batcher(
+        max_batch=options.max_batch,
+        max_wait=options.max_wait,
+        max_queue=options.max_queue,
+        parallel=options.parallel,
+        observe=observe,
+    )
+    limits = Limits(options.max_rows, options.max_body, options.max_connections, options.timeout)
+    endpoints = Endpoints(model, batcher, metrics, limits)
+    connections = Connections(
+        endpoints.handle, max_connections=options.max_connections, timeout=options.timeout, count=metrics.count
+    )
+    endpoints.full = lambda: connections.full
+    await _warm_up(batcher, model, example)
+    stop = _on_signals()
+    try:
+        server = await asyncio.get_running_loop().create_server(connections, sock=listener, backlog=BACKLOG)
+    except OSError as error:
+        raise _refused(options.host, options.port, error) from error
+    print(_greeting(model, listener, example), flush=True)
+    await stop.wait()
+    print("Stopping: requests under way are answered first.", flush=True)
+    server.close()
+    await _drain(endpoints, connections, options.timeout)
+    await batcher.close()
+    if watch is not None:
+        await watch.close()
+
+
+def _on_signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT. A second one ends the process as usual."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def stopped():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped)
+    return stop
+
+
+async def _drain(endpoints, connections, timeout: float) -> None:
+    """Waits until the requests under way are answered; their connections close behind them."""
+    endpoints.stopping = True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while endpoints.running:
+                await asyncio.sleep(0.01)
+    connections.pre_shutdown()
+    await connections.shutdown(timeout)
+
+
+async def _warm_up(batcher, model, example: Mapping | None) -> None:
+    """Answers the model card's example once: the first call of a model takes much longer than others."""
+    from nrm_keras.serving import rest
+    from nrm_keras.serving.refusal import Refusal
+
+    if not isinstance(example, Mapping):
+        return
+    try:
+        question = rest.parse(json.dumps(example).encode(), model.signatures, max_rows=1024)
+        await batcher.answer(question.signature, question.arrays)
+    except Refusal as refusal:
+        print(f"Warning: the model card's example request is no good: {refusal}", file=sys.stderr)
+
+
+def _greeting(model, listener: socket.socket, example: Mapping | None) -> str:
+    host, port = listener.getsockname()[:2]
+    root = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    url = f"{root}/v1/models/{model.name}"
+    lines = [f"Serving {model.name}, version {model.version}, at {url}", f"  curl {url}/metadata"]
+    body = json.dumps(example) if isinstance(example, Mapping) else ""
+    if body and len(body) <= INLINE and "'" not in body:
+        lines.append(f"  curl -d '{body}' {url}:predict")
+    elif body:
+        lines.append(f"  curl -d @request.json {url}:predict   (the card's example_request, in a file)")
+    lines += [f"Metrics for Prometheus: {root}/metrics", "Ctrl-C stops the server."]
+    return "\n".join(lines)
