@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from nrm_keras.serving.subject import CHECKED, Subject
 
 BATCHES = (1, 3, 64)
 _LARGEST = max(BATCHES)
+_ERROR = re.compile(r"[\w.]+: ")  # as Python begins the last lines of a traceback
+_LONGEST_REASON = 400
 _LOGITS = "logits"
 _SCORES_PER_LOGIT = 0.5  # softmax changes by at most half of what its largest logit changes by
 _ALL, _REVERSED, _EXAMPLE, _ORIGINAL = "all", "reversed", "example", "original"
@@ -140,12 +143,20 @@ def _in_fresh_process(runtime: str, exported: Path, requests: dict[str, np.ndarr
         command = [sys.executable, "-P", answering.__file__, runtime, str(exported), str(asked), str(answered)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise UserError(
-                f"The exported model must answer in a process of its own. Received: {reason}. Nothing was exported."
+                f"The exported model must answer in a process of its own, batches of any size. Received: {_reason(done)}."
+                f" Nothing was exported.{'' if runtime == 'savedmodel' else ' Export a SavedModel: leave --format out.'}"
             )
         with np.load(answered, allow_pickle=False) as arrays:
             return dict(arrays)
+
+
+def _reason(done: subprocess.CompletedProcess) -> str:
+    """What a program that failed said last: its error, which may have several lines."""
+    lines = done.stderr.partition("Traceback (most recent call last)")[2].splitlines() or done.stderr.splitlines()
+    start = next((number for number, line in enumerate(lines) if _ERROR.match(line)), -1)
+    text = " ".join(line.strip() for line in lines[start:]) if lines else f"exit status {done.returncode}"
+    return text[:_LONGEST_REASON].rstrip(".")
 
 
 def _expected(subject: Subject) -> dict[str, np.ndarray]:
@@ -155,7 +166,11 @@ def _expected(subject: Subject) -> dict[str, np.ndarray]:
     for start in range(0, subject.count, _LARGEST):
         inputs = subject.model_inputs(start, start + _LARGEST)
         outputs = subject.model.predict_on_batch(inputs)
-        answers = {_LOGITS: outputs, FEATURES: to_features.predict_on_batch(inputs), **subject.interface.answers(outputs)}
+        answers = {
+            _LOGITS: outputs,
+            FEATURES: to_features.predict_on_batch(inputs),
+            **subject.interface.answers(outputs),
+        }
         for name, value in answers.items():
             parts.setdefault(name, []).append(np.asarray(value))
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import logging
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nrm_keras.errors import UserError
 
 FILES = {"onnx": "model.onnx", "litert": "model.tflite"}
 _NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
+_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 
 def require(format: str) -> None:
@@ -42,15 +44,22 @@ def write(path: Path, model: keras.Model, format: str) -> None:
         UserError: the format can't express the model.
     """
     _require_expressible(model, format)
-    converter = {"onnx": _onnx, "litert": _litert}[format]
     said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            converter(path, model)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
+            # not Keras' own export to these formats: it makes constants that layers hold inputs of the ONNX model, and
+            # takes operations into the LiteRT model that only TensorFlow itself runs ("Flex")
+            model.export(folder, verbose=False)
+            {"onnx": _onnx, "litert": _litert}[format](Path(folder), path)
     except Exception as error:  # whatever a converter meets that it doesn't know
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"--format {format} can't express this model. Received: {reason.strip()}. Export a SavedModel: leave --format out."
+            f"--format {format} can't express this model. Received: {lines[-1] if lines else type(error).__name__}."
+            " Export a SavedModel: leave --format out."
         ) from error
 
 
@@ -70,15 +79,13 @@ def _require_expressible(model: keras.Model, format: str) -> None:
         )
 
 
-def _onnx(path: Path, model: keras.Model) -> None:
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    model(model.input)  # or Keras takes it for a model that was never called
-    model.export(path, format="onnx", verbose=False)
+def _onnx(folder: Path, path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "tf2onnx.convert", "--saved-model", str(folder), "--output", str(path)]
+    done = subprocess.run([*command, "--signature_def", _SIGNATURE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
-def _litert(path: Path, model: keras.Model) -> None:
-    # not model.export, which takes operations that only TensorFlow itself runs ("Flex")
-    with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        path.write_bytes(converter.convert())
+def _litert(folder: Path, path: Path) -> None:
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[_SIGNATURE])
+    path.write_bytes(converter.convert())

@@ -66,7 +66,9 @@ def write(
 
 def _monitor(subject: Subject, model: keras.Model, say: Callable[[str], None]) -> DriftMonitor | None:
     if subject.count < FEWEST:
-        say(f"Note: the drift monitor is left out: it needs {FEWEST} {subject.split} examples, and there are {subject.count}.")
+        say(
+            f"Note: the drift monitor is left out: it needs {FEWEST} {subject.split} examples, and there are {subject.count}."
+        )
         return None
     say(f"Collecting what the drift monitor compares with, on {subject.split} data.")
     return DriftMonitor.of(model, subject.reference or _batches(subject))
