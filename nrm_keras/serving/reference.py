@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 
 MOST_COMPONENTS = 32
 EXAMPLES_PER_COMPONENT = 4
+_LINEAR = 2.0  # deviations up to which a coordinate counts about as it is
 _SMALL = 1e-3  # keeps the logarithm of what may be 0
 _CONSTANT = 0.01  # of the layer's typical deviation: a statistic with less counts as if it had as much
 
@@ -21,9 +22,10 @@ class Whitening:
     Equations, with s the statistics of an example, k components V with variances l of those of the fitted examples:
 
         u = (s - mean) / scale          p = V u / sqrt(l)
-        f = [p, log(|p|^2 / k), log(|u - V' V u|^2)]        whitened = (f - center) / spread
+        f = [2 asinh(p / 2), log(|p|^2 / k), log(|u - V' V u|^2)]        whitened = (f - center) / spread
 
-    The two logarithms are an example's distance from the others inside and outside of the components; without them, a
+    asinh is a line near 0 and a logarithm far away, so that a batch's mean is not made by its one or two outliers, whose
+    frequency no pool tells well. The two logarithms are an example's distance from the others inside and outside of the components; without them, a
     batch of strange examples whose mean is as usual would look as usual. The last is left out where the components
     explain everything.
 
@@ -71,7 +73,7 @@ class Whitening:
         moved = (statistics - self.mean) / self.scale
         inside = tf.matmul(moved, self.components, transpose_b=True)
         whitened = inside / self.deviations
-        features = [whitened, _log_of_squares(whitened)]
+        features = [_LINEAR * tf.asinh(whitened / _LINEAR), _log_of_squares(whitened)]
         if self.has_rest:
             features.append(_log_of_squares(moved - tf.matmul(inside, self.components)))
         return (tf.concat(features, -1) - self.center) / self.spread
