@@ -82,12 +82,12 @@ class Connections(web.Server):
     """Makes a Connection for each client. `count` is told the status of what is refused before it is a request."""
 
     def __init__(self, handler, *, max_connections: int, timeout: float, count: Callable[[HTTPStatus], None]):
-        super().__init__(handler)
+        super().__init__(handler, handler_cancellation=True)  # nothing is computed for clients that left
         self.max_connections = max_connections
         self.timeout = timeout
         self.count = count
-        # aiohttp reports each bad request with a traceback
-        self._quiet = logging.Logger("nrm_keras.serving", logging.CRITICAL)
+        self._quiet = logging.getLogger("nrm_keras.serving")
+        self._quiet.setLevel(logging.CRITICAL)  # aiohttp reports each bad request with a traceback
 
     @property
     def full(self) -> bool:

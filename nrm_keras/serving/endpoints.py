@@ -17,8 +17,8 @@ from nrm_keras.serving import rest
 from nrm_keras.serving.batching import Batcher
 from nrm_keras.serving.connections import Connection, error
 from nrm_keras.serving.refusal import Refusal
-from nrm_keras.serving.server_metrics import ServerMetrics
 from nrm_keras.serving.served_model import ServedModel
+from nrm_keras.serving.server_metrics import ServerMetrics
 
 PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<what>/metadata|:[a-z]+)?")
 PREDICT = ":predict"
@@ -60,8 +60,10 @@ class Endpoints:
             answer = error(HTTPStatus.INTERNAL_SERVER_ERROR, "The model failed. The server's log tells why.")
         finally:
             self.running -= 1
+        whole = request.content.is_eof()
+        if whole:
             connection.resting()
-        if self.stopping or not request.content.is_eof():
+        if self.stopping or not whole:  # aiohttp drops the rest of a body, for a while, and closes
             answer.force_close()
         self.metrics.count(answer.status)
         return answer
@@ -161,7 +163,7 @@ def _allow(request: web.BaseRequest, *methods: str) -> None:
     if request.method not in methods:
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            f"{request.path:.100} is asked by {methods[0]}. Received: {request.method:.20}.",
+            f"{request.path:.100} takes {methods[0]}. Received: {request.method:.20}.",
             Allow=", ".join(methods),
         )
 

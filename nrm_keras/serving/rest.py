@@ -41,7 +41,7 @@ class Request:
         return len(next(iter(self.arrays.values()))) if self.signature.by_row else 1
 
 
-def parse(body: bytes, signatures: Mapping[str, Signature], max_rows: int) -> Request:
+def parse(body: bytes | bytearray, signatures: Mapping[str, Signature], max_rows: int) -> Request:
     """The request that a body holds.
 
     Raises:
@@ -50,7 +50,7 @@ def parse(body: bytes, signatures: Mapping[str, Signature], max_rows: int) -> Re
     try:
         read = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise bad(f"The body is JSON, without NaN and Infinity. Received: {body[:40]!r}: {error}.") from None
+        raise bad(f"The body is JSON, without NaN and Infinity. Received: {bytes(body[:40])!r}: {error}.") from None
     if not isinstance(read, dict) or len(read.keys() & FORMATS) != 1 or not read.keys() <= set(KEYS):
         received = f"an object with {sorted(read)}" if isinstance(read, dict) else f"{_kind(read)}"
         raise bad(

@@ -61,6 +61,7 @@ def serve(directory: Path, options: Options | None = None) -> None:
     if missing:
         raise UserError(f"`serve` needs {' and '.join(missing)}. Received: none. pip install 'nrm_keras[serve]'")
     from nrm_keras.serving import served_model, trust
+    from nrm_keras.training.startup import quiet_start
 
     version_dir = served_model.newest_version(Path(directory))
     name = options.name or Path(directory).resolve().name
@@ -70,6 +71,8 @@ def serve(directory: Path, options: Options | None = None) -> None:
         )
     listener = bind(options.host, options.port)
     with contextlib.closing(listener):
+        with quiet_start():
+            import tensorflow  # noqa: F401
         trust.check(version_dir, trust=options.trust)
         model = served_model.load(version_dir, name)
         asyncio.run(_serve(model, options, listener, trust.card(version_dir).get("example_request")))
