@@ -33,9 +33,7 @@ def functions(model: keras.Model, interface: Interface, monitor=None) -> dict[st
 def write(folder: Path, model: keras.Model, interface: Interface, monitor=None) -> None:
     """Writes a SavedModel with the signatures `serving_default`, `features` and, with a monitor, `monitor`."""
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    if monitor is not None:
-        archive.track(monitor)
+    archive.track(model)  # the monitor has nothing of its own but constants
     for name, function in functions(model, interface, monitor).items():
         archive.add_endpoint(name, tf.function(function, input_signature=interface.signature, autograph=False))
     archive.write_out(folder, verbose=False)
