@@ -13,6 +13,11 @@ WARM_UP = 3
 
 def interleaved(steps: dict[str, Callable], rounds: int) -> dict[str, float]:
     """Median milliseconds of each step, all taking turns, so that what else the machine does hits them alike."""
+    return {name: statistics.median(values) for name, values in interleaved_times(steps, rounds).items()}
+
+
+def interleaved_times(steps: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """The milliseconds of each step in each round, all taking turns."""
     times = {name: [] for name in steps}
     for number in range(rounds + WARM_UP):
         for name, step in steps.items():
@@ -20,7 +25,7 @@ def interleaved(steps: dict[str, Callable], rounds: int) -> dict[str, float]:
             step()
             if number >= WARM_UP:  # the first ones trace
                 times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def peak_megabytes(trace: Callable, step: Callable) -> float:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from nrm_keras.layers import closed_form
+from nrm_keras.layers import closed_form, kernel
 from nrm_keras.layers.moments import Tensor, four_axes, reciprocal, reshape
 from nrm_keras.layers.normalizer import Normalizer
 
@@ -31,8 +31,7 @@ class Affine(keras.layers.Layer):
     >>> from nrm_keras.serving.layers import Affine
     >>> layer = Affine()
     >>> layer.build((None, 2))
-    >>> layer.factor.assign([2.0, 3.0])
-    >>> layer.offset.assign([0.0, 1.0])
+    >>> layer.set_weights([np.array([2.0, 3.0]), np.array([0.0, 1.0])])
     >>> print(keras.ops.convert_to_numpy(layer(np.array([[1.0, 1.0]], "float32"))))
     [[2. 4.]]
     """
@@ -94,7 +93,7 @@ class FixedMixture(Normalizer):
     >>> from nrm_keras.serving.layers import FixedMixture
     >>> layer = FixedMixture(epsilon=0.0)
     >>> layer.build((None, 2))
-    >>> layer.share.assign([1.0, 1.0])
+    >>> layer.set_weights([np.zeros(2), np.zeros(2), np.ones(2)])
     >>> print(keras.ops.convert_to_numpy(layer(np.array([[1.0, 5.0]], "float32"))))
     [[-1.  1.]]
     """
@@ -122,16 +121,24 @@ class FixedMixture(Normalizer):
             ops.reshape(ops.cast(v, x.dtype), (1, 1, groups, -1, *(1 for _ in behind)))
             for v in (self.factor, self.offset, self.share)
         )
-        axes = (3,) if self.positions == "separate" else tuple(i for i in range(1, len(split)) if i != 2 or groups == 1)
-        if mask is None:
-            mean, variance = ops.moments(rows, axes, keepdims=True)
-        else:
-            mask = ops.broadcast_to(mask, ops.shape(x))
-            mean, variance = _moments(rows, reshape(mask, split, lambda: _dynamic(x, split)), axes)
-        # Divided by a root: the reciprocal root rounds by where in the batch an example is, see kernel.rsqrt.
-        slope = share / ops.sqrt(variance + self.epsilon)
+        if mask is not None:
+            mask = reshape(ops.broadcast_to(mask, ops.shape(x)), split, lambda: _dynamic(x, split))
+        mean, variance = self._statistics(rows, mask)
+        slope = share * kernel.rsqrt(variance + self.epsilon)
         y = rows * (factor + slope) + (offset - mean * slope)
         return reshape(y, shape, lambda: ops.shape(x))
+
+    def _statistics(self, rows, mask):
+        """Mean and variance of each group, of shape (n, 1 or positions, groups, 1, ...)."""
+        if self.positions == "separate":
+            return ops.moments(rows, 3, keepdims=True)
+        if self.groups > 1:
+            # Numbers that lie one behind the other are added up alike whatever the batch.
+            order = (0, 2, 1, *range(3, len(rows.shape)))
+            rows, mask = (None if v is None else ops.transpose(v, order) for v in (rows, mask))
+        axes = tuple(range(1 if self.groups == 1 else 2, len(rows.shape)))
+        pair = ops.moments(rows, axes, keepdims=True) if mask is None else _moments(rows, mask, axes)
+        return tuple(ops.reshape(v, (-1, 1, self.groups, *(1 for _ in rows.shape[3:]))) for v in pair)
 
     def get_config(self):
         config = super().get_config()

@@ -84,7 +84,7 @@ def specialize(
     """
     if not (is_graph(model) or is_sequence(model)) or not model.built:
         return Specialized(model, (Step(model.name, f"left as it is: {_unseen(model)}", 0.0),))
-    graph = keras.Model(model.input, model.output, name=model.name) if is_sequence(model) else model
+    graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name) if is_sequence(model) else model
     comparison = _Comparison(graph, inputs, tolerance)
     rewriting, steps = Rewriting(graph, gate_tolerance), []
     for change in rewriting.changes():
