@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from nrm_keras.cli.arguments import add_verb
@@ -16,6 +17,27 @@ def serve(arguments: argparse.Namespace) -> None:
     taken["max_wait"] = arguments.max_wait / 1e3
     taken["max_body"] = int(arguments.max_body * 2**20)
     server.serve(Path(arguments.directory), server.Options(**taken))
+
+
+def _number(kind: type, least: float, below: float = math.inf) -> Callable[[str], float]:
+    """A parser of numbers from `least` up to, but not including, `below`."""
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number < below:
+            said = "a whole number" if kind is int else "a number"
+            limit = "" if below == math.inf else f" and below {below}"
+            raise argparse.ArgumentTypeError(f"{said} from {least}{limit} is expected. Received: {text}")
+        return number
+
+    return parse
+
+
+_port, _count = _number(int, 0, 2**16), _number(int, 1)
+_amount, _positive = _number(float, 0), _number(float, 0.001)
 
 
 def add(subparsers) -> None:
@@ -52,7 +74,7 @@ def add(subparsers) -> None:
         help="that a call waits for clients just answered, under load only (default: 5)",
     )
     parser.add_argument("--max-rows", type=_count, default=1024, metavar="ROWS", help="of one request (default: 1024)")
-    parser.add_argument("--max-body", type=_amount, default=16, metavar="MB", help="of one request (default: 16)")
+    parser.add_argument("--max-body", type=_positive, default=16, metavar="MB", help="of one request (default: 16)")
     parser.add_argument(
         "--max-queue",
         type=_count,
@@ -68,29 +90,8 @@ def add(subparsers) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=_amount,
+        type=_positive,
         default=30,
         metavar="SECONDS",
         help="to send a request or take an answer (default: 30)",
     )
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**16:
-        raise ValueError
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 is expected. Received: {text}")
-    return number
-
-
-def _amount(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number) or number < 0:
-        raise argparse.ArgumentTypeError(f"a number from 0 is expected. Received: {text}")
-    return number

@@ -11,6 +11,7 @@ from nrm_keras.errors import UserError
 
 MODEL_CARD = "model_card.json"
 README = "README.md"
+EXAMPLE_REQUEST = "assets.extra/example_request.json"  # the body of a predict request, as curl sends it
 NOT_COUNTED = (MODEL_CARD, README)  # the card holds the digest, and both are for people
 
 

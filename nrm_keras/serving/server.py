@@ -8,6 +8,7 @@ import importlib.util
 import ipaddress
 import json
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nrm_keras.errors import UserError
+from nrm_keras.serving.digest import EXAMPLE_REQUEST
 
 NEEDS = ("aiohttp", "orjson", "prometheus_client")
 INLINE = 200  # characters of an example that a command line shows
@@ -39,6 +41,21 @@ class Options:
     max_body: int = 16 * 2**20
     max_connections: int = 512
     timeout: float = 30.0
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A request from the model card, and the file that may hold it too."""
+
+    body: Mapping | None
+    file: Path
+
+    def command(self, url: str) -> str | None:
+        """A command line that sends it."""
+        text = json.dumps(self.body)
+        if isinstance(self.body, Mapping) and len(text) <= INLINE and "'" not in text:
+            return f"curl -d '{text}' {url}:predict"
+        return f"curl -d @{shlex.quote(str(self.file))} {url}:predict" if self.file.is_file() else None
 
 
 def serve(directory: Path, options: Options | None = None) -> None:
@@ -75,7 +92,8 @@ def serve(directory: Path, options: Options | None = None) -> None:
             import tensorflow  # noqa: F401
         trust.check(version_dir, trust=options.trust)
         model = served_model.load(version_dir, name)
-        asyncio.run(_serve(model, options, listener, trust.card(version_dir).get("example_request")))
+        example = trust.card(version_dir).get("example_request")
+        asyncio.run(_serve(model, options, listener, _Example(example, version_dir / EXAMPLE_REQUEST)))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -103,7 +121,7 @@ def _refused(host: str, port: int, error: Exception) -> UserError:
     )
 
 
-async def _serve(model, options: Options, listener: socket.socket, example: Mapping | None) -> None:
+async def _serve(model, options: Options, listener: socket.socket, example: _Example) -> None:
     from nrm_keras.serving.batching import Batcher
     from nrm_keras.serving.connections import Connections
     from nrm_keras.serving.drift_watch import DriftWatch, monitor_of
@@ -136,7 +154,7 @@ async def _serve(model, options: Options, listener: socket.socket, example: Mapp
         endpoints.handle, max_connections=options.max_connections, timeout=options.timeout, count=metrics.count
     )
     endpoints.full = lambda: connections.full
-    await _warm_up(batcher, model, example)
+    await _warm_up(batcher, model, example.body)
     stop = _on_signals()
     try:
         server = await asyncio.get_running_loop().create_server(connections, sock=listener, backlog=BACKLOG)
@@ -177,29 +195,25 @@ async def _drain(endpoints, connections, timeout: float) -> None:
     await connections.shutdown(timeout)
 
 
-async def _warm_up(batcher, model, example: Mapping | None) -> None:
+async def _warm_up(batcher, model, example) -> None:
     """Answers the model card's example once: the first call of a model takes much longer than others."""
     from nrm_keras.serving import rest
-    from nrm_keras.serving.refusal import Refusal
 
     if not isinstance(example, Mapping):
         return
     try:
         question = rest.parse(json.dumps(example).encode(), model.signatures, max_rows=1024)
         await batcher.answer(question.signature, question.arrays)
-    except Refusal as refusal:
-        print(f"Warning: the model card's example request is no good: {refusal}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001  requests will tell the same
+        print(f"Warning: the model card's example request is not answered: {error}", file=sys.stderr)
 
 
-def _greeting(model, listener: socket.socket, example: Mapping | None) -> str:
+def _greeting(model, listener: socket.socket, example: _Example) -> str:
     host, port = listener.getsockname()[:2]
     root = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     url = f"{root}/v1/models/{model.name}"
     lines = [f"Serving {model.name}, version {model.version}, at {url}", f"  curl {url}/metadata"]
-    body = json.dumps(example) if isinstance(example, Mapping) else ""
-    if body and len(body) <= INLINE and "'" not in body:
-        lines.append(f"  curl -d '{body}' {url}:predict")
-    elif body:
-        lines.append(f"  curl -d @request.json {url}:predict   (the card's example_request, in a file)")
+    if command := example.command(url):
+        lines.append(f"  {command}")
     lines += [f"Metrics for Prometheus: {root}/metrics", "Ctrl-C stops the server."]
     return "\n".join(lines)

@@ -2,6 +2,7 @@ import base64
 import concurrent.futures
 import json
 import re
+import shutil
 import time
 
 import numpy as np
@@ -20,8 +21,8 @@ def model():
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("served") / "zoo"
-    served.save_network(model, directory / "9")
-    served.save_network(model, directory / "10")  # the higher number, which is not the last of the names
+    served.save_network(model, directory / "10")
+    shutil.copytree(directory / "10", directory / "9")  # the lower number, which is the last of the names
     with served.serving(directory, "--monitor", "--max-batch", "16") as server:
         yield server
         assert server.stop() == 0
