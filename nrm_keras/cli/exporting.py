@@ -58,7 +58,7 @@ def add(subparsers) -> None:
     )
     parser.add_argument("--version", type=int, default=1, metavar="N", help="make DEST/N (default: 1)")
     parser.add_argument("--format", default="savedmodel", help="savedmodel, onnx or litert (default: savedmodel)")
-    parser.add_argument("--name", help="what servers call the model (default: the recipe's name)")
+    parser.add_argument("--name", help="what servers call the model (default: the name of DEST)")
     parser.add_argument(
         "--no-specialize",
         dest="specialize",

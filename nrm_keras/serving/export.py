@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ def export(
         labels: for a model or file: the labels of these examples, to compare a metric.
         classes: for a model or file: the names of its classes; None for one that predicts values.
         targets: for a model or file: the names of the predicted values.
-        name: what servers call the model; None for the recipe's or the model's name.
+        name: what servers call the model; None for the directory's name.
         specialized: whether the model is specialized for inference: normalizers folded, constant parts computed.
         gate_tolerance: an adaptive layer whose gate is so close to 0 or 1 becomes that normalizer.
         tolerance: the largest difference of outputs that is taken, relative to the largest output where these are no
@@ -101,12 +101,11 @@ def export(
         from nrm_keras.serving import card, checking, formats, making, subject
     if format != SAVED_MODEL:
         formats.require(format)
+    name = subject.servable(name or path.absolute().parent.name)
     if isinstance(source, Path) and source.suffix != ".keras":
-        exported = subject.of_run(source, allow_imports, say)
+        exported = subject.of_run(source, name, allow_imports, say)
     else:
-        exported = subject.of_model(source, inputs, labels=labels, classes=classes, targets=targets)
-    if name:
-        exported = replace(exported, name=subject.servable(name))
+        exported = subject.of_model(source, name, inputs, labels=labels, classes=classes, targets=targets)
     model, steps = exported.model, ()
     if specialized:
         model, steps = making.specialized(exported, gate_tolerance, tolerance, say)
@@ -149,4 +148,4 @@ def _summarize(exported: Exported, seconds: float, say: Callable[[str], None]) -
         say(f"{found['split'].capitalize()} {name}: {pair['keras']:.6g}, exported {pair['exported']:.6g}.")
     say(f"Exported: {path}   ({size:.1f} MB, {seconds:.0f} s). How to ask it: {path / 'README.md'}")
     if card["format"] == SAVED_MODEL:
-        say(f"Serve it: {PROGRAM} serve {path.parent}")
+        say(f"Serve it: {PROGRAM} serve {path.parent} --name {card['name']}")

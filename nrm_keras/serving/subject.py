@@ -77,7 +77,7 @@ class Subject:
         return first
 
 
-def of_run(path: Path, allow_imports: bool, say: Callable[[str], None]) -> Subject:
+def of_run(path: Path, name: str, allow_imports: bool, say: Callable[[str], None]) -> Subject:
     """A finished run.
 
     Raises:
@@ -101,7 +101,7 @@ def of_run(path: Path, allow_imports: bool, say: Callable[[str], None]) -> Subje
     split = limited(split, _how_many(examples))
     return Subject(
         model,
-        servable(environment["run"]["recipe"]),
+        name,
         interface,
         _requests(interface, split, examples),
         split.labels,
@@ -183,12 +183,13 @@ def _facts(loaded: loading.Loaded, summary: dict, fingerprint: str | None) -> di
 
 
 def servable(name: str) -> str:
-    """A model's or recipe's name without its folders, as servers can have it in an address: `digits_adaptive-batch`."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name.rpartition("/")[2]).strip("-.") or "model"
+    """A name as servers can have it in an address: `digits_adaptive-batch`."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.") or "model"
 
 
 def of_model(
     model: keras.Model | Path,
+    name: str,
     inputs,
     *,
     labels: np.ndarray | None = None,
@@ -207,9 +208,8 @@ def of_model(
     Raises:
         UserError: no examples, or a model that can't be exported.
     """
-    name = getattr(model, "name", "model")
     if isinstance(model, Path):
-        name, model = model.stem, load_model(model)
+        model = load_model(model)
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise UserError(
             "export takes a run directory, a .keras file, or a built functional or sequential Keras model."
@@ -234,7 +234,7 @@ def of_model(
     requests = {key: _as_sent(requests, key, dtype) for key, (_, dtype) in interface.specs.items()}
     accuracy = {"accuracy": TASKS[task].metrics["accuracy"]} if classes else {"rmse": TASKS[task].metrics["rmse"]}
     metrics = {key: (lambda make=make: make(len(names))) for key, make in accuracy.items()}
-    return Subject(model, servable(name), interface, requests, labels, metrics if labels is not None else {})
+    return Subject(model, name, interface, requests, labels, metrics if labels is not None else {})
 
 
 def _as_sent(given: Mapping[str, np.ndarray], name: str, dtype: str) -> np.ndarray:

@@ -44,7 +44,7 @@ def export(model, path, **options):
 def served(tmp_path_factory):
     """An exported model of one's own, and what the export said."""
     said = []
-    done = export(cnn(), tmp_path_factory.mktemp("served") / "deep" / "cnn", say=said.append)
+    done = export(cnn(), tmp_path_factory.mktemp("served") / "deep" / "small cnn", say=said.append)
     return done, said
 
 
@@ -61,7 +61,7 @@ def test_layout(served):
     assert {"saved_model.pb", "variables/variables.index", "README.md", "model_card.json"} < inside
     assert "assets.extra/tf_serving_warmup_requests" in inside
     assert [path.name for path in done.path.parent.iterdir()] == ["1"]
-    assert done.card["name"] == "small_cnn" and done.card["input"] == {
+    assert done.card["name"] == "small-cnn" and done.card["input"] == {
         "name": "image",
         "dtype": "uint8",
         "shape": [None, None, None, 3],
@@ -94,7 +94,7 @@ def test_warmup_requests_are_answered(served):
         assert loaded.signatures[request.model_spec.signature_name](**values)
         asked.add((request.model_spec.name, request.model_spec.signature_name, len(values["image"])))
     batches = {("serving_default", 1), ("serving_default", 64), ("features", 1), ("monitor", 1)}
-    assert asked == {("small_cnn", *batch) for batch in batches}
+    assert asked == {("small-cnn", *batch) for batch in batches}
 
 
 def test_card_shows_a_request_that_works(served):
@@ -103,7 +103,7 @@ def test_card_shows_a_request_that_works(served):
     (line,) = [line for line in text.splitlines() if line.startswith("    curl ")]
     command = shlex.split(line)
     sent = command[command.index("-d") + 1]
-    assert command[-1] == "http://localhost:8501/v1/models/small_cnn:predict"
+    assert command[-1] == "http://localhost:8501/v1/models/small-cnn:predict"
     body = json.loads((done.path / sent[1:]).read_text() if sent.startswith("@") else sent)
     assert body == done.card["example_request"]
     answers = tf.saved_model.load(done.path).signatures["serving_default"](
@@ -124,14 +124,14 @@ def test_images_are_resized_as_for_training(size, tmp_path):
 
 def test_another_model_is_refused(served, tmp_path):
     """The check can fail: a SavedModel with other weights than the Keras model it is said to be."""
-    other = subject.of_model(cnn(seed=1), IMAGES, labels=LABELS, classes=CLASSES)
+    other = subject.of_model(cnn(seed=1), "other", IMAGES, labels=LABELS, classes=CLASSES)
     with pytest.raises(UserError, match="answers as the Keras model.*Received: scores"):
         checking.check(other, served[0].path, "savedmodel", (saved_model.SERVING,), 1e-4)
 
 
 def test_a_model_that_does_not_load_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"nothing")
-    mine = subject.of_model(cnn(), IMAGES, classes=CLASSES)
+    mine = subject.of_model(cnn(), "mine", IMAGES, classes=CLASSES)
     with pytest.raises(UserError, match="in a process of its own.*Error: "):
         checking.check(mine, tmp_path, "savedmodel", (saved_model.SERVING,), 1e-4)
 
