@@ -25,7 +25,6 @@ from nrm_keras.training.tasks import TASKS
 
 CHECKED = 64  # examples at least, the largest batch of the check
 _MOST_CHECKED = 1000
-_MOST_BYTES = 2**27  # of requests that the check sends
 _REFERENCE = 8192  # examples for the drift monitor
 _EXAMPLE_SIZE = 32  # of an image in the model card
 _ORIGINALS = 4  # pictures in their own size
@@ -97,8 +96,10 @@ def of_run(path: Path, name: str, allow_imports: bool, say: Callable[[str], None
     image = is_image(examples.shape, "uint8" if examples.decode else examples.train.inputs.dtype)
     names = summary["classes"] or summary["targets"]
     interface = Interface.of(model, recipe.task, names, image, rounds=examples.decode is None)
-    reference = Batches(limited(split, _REFERENCE), CHECKED, decode=examples.decode, domains=interface.keyed)(0)
-    split = limited(split, _how_many(examples))
+    reference = Batches(
+        limited(split, _how_many(examples, _REFERENCE, 2**29)), CHECKED, decode=examples.decode, domains=interface.keyed
+    )(0)
+    split = limited(split, _how_many(examples, _MOST_CHECKED, 2**27))
     return Subject(
         model,
         name,
@@ -131,9 +132,9 @@ def _held_out(examples: Examples) -> tuple[str, Split]:
     raise AssertionError("sources.load gives training examples")
 
 
-def _how_many(examples: Examples) -> int:
-    size = 4 * int(np.prod(examples.shape, dtype="int64")) or 1024
-    return max(CHECKED, min(_MOST_CHECKED, _MOST_BYTES // size))
+def _how_many(examples: Examples, most: int, most_bytes: int) -> int:
+    size = 4 * int(np.prod(examples.shape, dtype="int64")) if examples.shape else 1024
+    return max(CHECKED, min(most, most_bytes // size))
 
 
 def _requests(interface: Interface, split: Split, examples: Examples) -> dict[str, np.ndarray]:
