@@ -15,7 +15,7 @@ KINDS = {
     # an image of another size than those of training
     "images/digits_adaptive": {"image": CHANCE.integers(0, 17, (5, 11, 9, 1), "uint8")},
     "text/rotten_tomatoes": {"text": np.array([b"a fine film", b"", "schlecht, sehr schlecht \u2026".encode()])},
-    "text/spam@gru": {"text": np.array([b"you have won", b"see you at ten"])},
+    "text/spam": {"text": np.array([b"you have won", b"see you at ten"])},
     "medical/brain@batch": {"image": None},
     "medical/brain_3d": {"inputs": None},
     "physics/nuclei": {"inputs": None},
@@ -33,7 +33,7 @@ def test_smoke_run_exports(name, tmp_path):
     )
     assert done.card["digest"] == digest(done.path)
     assert done.card["check"]["batch_dependence"] < 1e-5
-    assert "smoke run" in done.card["limits"][-1] or any("smoke run" in limit for limit in done.card["limits"])
+    assert any("smoke run" in limit for limit in done.card["limits"])
 
     loaded = tf.saved_model.load(done.path)
     requests = {key: values if values is not None else _random(done.card) for key, values in KINDS[name].items()}
