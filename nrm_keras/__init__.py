@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nrm_keras.diagnostics.diagnosis import diagnose
     from nrm_keras.registry import register
     from nrm_keras.runs.run import Run
+    from nrm_keras.serving.export import export
     from nrm_keras.surgery import recalibrate, swap_normalization
     from nrm_keras.training.launch import resume, run
     from nrm_keras.training.saved import load, load_model
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "diagnose",
+    "export",
     "layers",
     "load",
     "load_model",
@@ -37,6 +39,7 @@ __all__ = [
 _HOME = {
     "callbacks": "nrm_keras.callbacks",
     "diagnose": "nrm_keras.diagnostics.diagnosis",
+    "export": "nrm_keras.serving.export",
     "layers": "nrm_keras.layers",
     "register": "nrm_keras.registry",
     "Run": "nrm_keras.runs.run",

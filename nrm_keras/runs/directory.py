@@ -90,6 +90,21 @@ def summary(path: Path) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
+def finished(path: Path) -> dict:
+    """The summary of a finished run.
+
+    Raises:
+        UserError: it is no run, or an unfinished one.
+    """
+    found = summary(check(path))
+    if found is None or not (path / MODEL).exists():
+        raise UserError(
+            f"{path}: a finished run is needed. Received: one without {MODEL if found else SUMMARY}."
+            f" `python -m nrm_keras run --resume {path}` finishes it."
+        )
+    return found
+
+
 def environment(path: Path) -> dict:
     """The content of `environment.json`.
 

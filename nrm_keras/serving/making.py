@@ -1,0 +1,78 @@
+"""The steps of an export that make something: the specialized model, the drift monitor, the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from nrm_keras.serving import formats, saved_model
+from nrm_keras.serving.monitor import FEWEST, DriftMonitor
+from nrm_keras.serving.specialization import specialize
+from nrm_keras.serving.subject import CHECKED, Subject
+
+_UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was written: the SavedModel's folder or the file of another runtime, its signatures, and its drift monitor."""
+
+    path: Path
+    signatures: tuple[str, ...]
+    monitor: DriftMonitor | None = None
+
+
+def tolerance_of(model: keras.Model, tolerance: float) -> float:
+    """The tolerance, or eight roundings of the layers' precision, as `specialize` grants them."""
+    unit = max(_UNITS.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers())
+    return max(tolerance, 8 * unit)
+
+
+def specialized(subject: Subject, gate_tolerance: float, tolerance: float, say: Callable[[str], None]):
+    """The subject's model for inference only, and the steps that made it.
+
+    Raises:
+        UserError: it answers otherwise than before, beyond the tolerance.
+    """
+    say(f"Specializing {subject.model.name} for inference.")
+    done = specialize(
+        subject.model, subject.model_inputs(0, CHECKED), gate_tolerance=gate_tolerance, tolerance=tolerance
+    )
+    for step in done.steps:
+        say(f"  {step.layer}: {step.what}; outputs differ by {step.difference:.1e} at most")
+    return done.model, done.steps
+
+
+def write(
+    folder: Path, subject: Subject, model: keras.Model, format: str, monitor: bool, say: Callable[[str], None]
+) -> Made:
+    """Writes the model into the folder."""
+    interface = subject.interface
+    if format != "savedmodel":
+        say(f"Writing {formats.FILES[format]}.")
+        path = folder / formats.FILES[format]
+        formats.write(path, interface.portable(model), format)
+        return Made(path, (saved_model.SERVING,))
+    watching = _monitor(subject, model, say) if monitor else None
+    say("Writing the SavedModel.")
+    saved_model.write(folder, model, interface, watching)
+    signatures = tuple(saved_model.functions(model, interface, watching))
+    saved_model.write_warmup(folder, subject.name, subject.requests, signatures)
+    return Made(folder, signatures, watching)
+
+
+def _monitor(subject: Subject, model: keras.Model, say: Callable[[str], None]) -> DriftMonitor | None:
+    if subject.count < FEWEST:
+        say(
+            f"Note: the drift monitor is left out: it needs {FEWEST} {subject.split} examples, and there are {subject.count}."
+        )
+        return None
+    say(f"Collecting what the drift monitor compares with, on {subject.split} data.")
+    return DriftMonitor.of(model, subject.reference or _batches(subject))
+
+
+def _batches(subject: Subject):
+    return (subject.model_inputs(start, start + CHECKED) for start in range(0, subject.count, CHECKED))
