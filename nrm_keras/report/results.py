@@ -52,9 +52,14 @@ class Result:
 
     @property
     def experiment(self) -> tuple[str, str]:
-        """What the runs of a row have in common: the resolved recipe but for the seed, and the content of the data."""
+        """What the runs of a row have in common: the resolved recipe but for the seed, and the content of the data.
+
+        In a cross-validation by seeds the splits differ from seed to seed.
+        """
         recipe = self.loaded.recipe
         same = recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": 0})})
+        if getattr(recipe.data, "fold", 0) is None:
+            return dump(same), ""
         return dump(same), str(_mapping(self.files.environment, "data").get("fingerprint", ""))
 
     @property

@@ -166,3 +166,16 @@ def test_a_baseline_stands_beside_and_a_caveat_below(make, tmp_path):
     text, (row, plain) = written(tmp_path)
     assert plain["baseline"] == "" and row["baseline"] == "a linear model: accuracy 0.75"
     assert text.count(caveat) == 1 and f"- {row['recipe']}: {caveat}" in text
+
+
+def test_a_cross_validation_by_seeds_is_one_row_and_a_chosen_fold_its_own(make, tmp_path):
+    for seed, accuracy in ((0, 0.7), (1, 0.8), (2, 0.9)):
+        data = {"data": {"fingerprint": f"fold {seed}"}}
+        make(name="genomics/pbmc68k", test=accuracy, seed=seed, environment=data, caveat="Few cells.")
+        make(
+            "data.fold=1", name="genomics/pbmc68k", test=0.5, seed=seed, environment={"data": {"fingerprint": "fold 1"}}
+        )
+    text, (row, chosen) = written(tmp_path)
+    assert (row["seeds"], row["mean ± deviation"]) == ("0, 1, 2", "0.8 ± 0.1")
+    assert (chosen["recipe"], chosen["mean ± deviation"]) == ("genomics/pbmc68k data.fold=1", "0.5 ± 0")
+    assert "- genomics/pbmc68k: Few cells." in text
