@@ -21,7 +21,7 @@ EVERY_VERB = {
     "results": ["results", "."],
 }
 
-RUN_VERBS = ("run", "evaluate", "predict", "report", "compare", "runs", "data", "doctor")
+RUN_VERBS = ("run", "evaluate", "predict", "report", "compare", "export", "serve", "runs", "data", "doctor")
 
 
 def command(*arguments, environment=None, **options):
@@ -51,7 +51,9 @@ def run(capsys, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("verb", [None, *EVERY_VERB, "run", "evaluate", "predict", "report", "compare", "doctor"])
+@pytest.mark.parametrize(
+    "verb", [None, *EVERY_VERB, "run", "evaluate", "predict", "report", "compare", "export", "serve", "doctor"]
+)
 def test_help_shows_examples(run, verb):
     status, out, _ = run(*filter(None, [verb]), "--help")
     assert status == 0
