@@ -31,7 +31,7 @@ import nrm_keras
 from nrm_keras.data import sources
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory
-from nrm_keras.serving.monitor import DriftMonitor
+from nrm_keras.serving.drift.monitor import DriftMonitor
 
 SIZES = (1, 8, 64)
 LEVELS = (0.01, 0.05)

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from nrm_keras import layers
 from nrm_keras.models import resnet
-from nrm_keras.serving.specialization import specialize
+from nrm_keras.serving.specialize import specialize
 
 REFERENCE = "keras batch"
 SETTLED, SOFT = 0.9995, 0.9

@@ -38,7 +38,7 @@ class _Watcher:
         try:
             import nrm_keras.layers
             import nrm_keras.models
-            import nrm_keras.serving.layers  # those of models for inference
+            import nrm_keras.serving.specialization.layers  # those of models for inference
             import nrm_keras.training.optimizers  # the schedules of compiled models
             import nrm_keras.training.tasks  # noqa: F401  their losses and metrics
         except Exception as error:  # noqa: BLE001

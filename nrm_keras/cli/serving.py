@@ -43,7 +43,7 @@ def _examples(path: str | None) -> dict:
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    from nrm_keras.serving import server
+    from nrm_keras.serving import serve as server
 
     taken = {name: value for name, value in vars(arguments).items() if name in server.Options.__dataclass_fields__}
     taken["max_wait"] = arguments.max_wait / 1e3

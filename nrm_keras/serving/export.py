@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nrm_keras.errors import PROGRAM, UserError
-from nrm_keras.serving import destination
+from nrm_keras.serving.exporting import destination
 from nrm_keras.training.startup import quiet_start
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def export(
     path = destination.check(Path(directory), version)
     source = _source(model_or_run)
     with quiet_start():
-        from nrm_keras.serving import card, checking, formats, making, subject
+        from nrm_keras.serving.exporting import card, checking, formats, making, subject
     if format != SAVED_MODEL:
         formats.require(format)
     name = subject.servable(name or path.absolute().parent.name)

@@ -11,7 +11,7 @@ from keras import layers as k
 import nrm_keras.layers as own
 from nrm_keras import models
 from nrm_keras.layers.named import NAMED
-from nrm_keras.serving.specialization import specialize
+from nrm_keras.serving.specialize import specialize
 
 LARGEST = 1e-6
 BATCH = 64

@@ -17,8 +17,8 @@ import nrm_keras
 from nrm_keras.cli import main
 from nrm_keras.data import files
 from nrm_keras.errors import UserError
-from nrm_keras.serving import checking, destination, heads, making, saved_model, subject
-from nrm_keras.serving.interface import Interface, resized
+from nrm_keras.serving.exporting import checking, destination, heads, making, saved_model, subject
+from nrm_keras.serving.exporting.interface import Interface, resized
 
 CLASSES = ("cat", "dog's", "élan")
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 12, 10, 3), "uint8")

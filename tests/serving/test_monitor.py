@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from nrm_keras.errors import UserError
-from nrm_keras.serving.monitor import DriftMonitor
+from nrm_keras.serving.drift.monitor import DriftMonitor
 
 SIZES = (1, 5, 8, 48)
 

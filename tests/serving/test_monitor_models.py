@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from nrm_keras import layers
 from nrm_keras.models import gru, transformer, unet
-from nrm_keras.serving.monitor import DriftMonitor
-from nrm_keras.serving.watching import MOST, Watch
+from nrm_keras.serving.drift.monitor import DriftMonitor
+from nrm_keras.serving.drift.watching import MOST, Watch
 
 LENGTH = 12
 

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from nrm_keras.serving.batching import Batcher
-from nrm_keras.serving.refusal import Refusal
-from nrm_keras.serving.served_model import Signature, TensorSpec
+from nrm_keras.serving.server.batching import Batcher
+from nrm_keras.serving.server.refusal import Refusal
+from nrm_keras.serving.server.served_model import Signature, TensorSpec
 
 FREE = TensorSpec(np.dtype("float32"), (None, None))
 WHOLE = TensorSpec(np.dtype("float32"), ())

@@ -7,8 +7,8 @@ from keras import layers as k
 
 import nrm_keras.layers as own
 from nrm_keras.errors import UserError
-from nrm_keras.serving.layers import Affine
-from nrm_keras.serving.specialization import specialize
+from nrm_keras.serving.specialization.layers import Affine
+from nrm_keras.serving.specialize import specialize
 
 RANDOM = {
     "gamma": lambda rng, shape: rng.uniform(0.5, 1.5, shape),
@@ -171,7 +171,7 @@ def test_chains(chain):
 @pytest.mark.parametrize("axis, left", [(1, []), (-1, ["Affine"])])
 def test_channels_first(axis, left):
     """Only the weights are looked at: TensorFlow has no such convolution on a CPU."""
-    from nrm_keras.serving import folding
+    from nrm_keras.serving.specialization import folding
 
     layer = k.Conv2D(4, 3, data_format="channels_first")
     assert folding.takes_over(layer, axis % 4, 4) == (not left)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers as k
 
 import nrm_keras.layers as own
-from nrm_keras.serving.specialization import specialize
+from nrm_keras.serving.specialize import specialize
 
 SHAPES = {"image": (6, 6, 8), "series": (5, 8), "row": (8,), "volume": (3, 3, 3, 8)}
 OPTIONS = {

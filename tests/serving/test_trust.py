@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from nrm_keras import cli
 from nrm_keras.errors import UserError
-from nrm_keras.serving import served_model, trust
+from nrm_keras.serving.server import served_model, trust
 from tests.serving import served
 
 NUMBERS = tf.TensorSpec((None,), tf.float32, name="inputs")

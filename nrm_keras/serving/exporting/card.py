@@ -11,12 +11,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nrm_keras.runs import directory
-from nrm_keras.serving.checking import Checked
 from nrm_keras.serving.digest import MODEL_CARD, README, digest
-from nrm_keras.serving.interface import FEATURES, IMAGE, LABELS, SCORES, TEXT, VALUES
-from nrm_keras.serving.making import Made
-from nrm_keras.serving.saved_model import MONITOR, SERVING
-from nrm_keras.serving.subject import Subject
+from nrm_keras.serving.exporting.checking import Checked
+from nrm_keras.serving.exporting.interface import FEATURES, IMAGE, LABELS, SCORES, TEXT, VALUES
+from nrm_keras.serving.exporting.making import Made
+from nrm_keras.serving.exporting.saved_model import MONITOR, SERVING
+from nrm_keras.serving.exporting.subject import Subject
 from nrm_keras.version import __version__
 
 VERSION = 1
@@ -110,7 +110,10 @@ def _plain(array: np.ndarray) -> list:
 
 def _readme(card: dict, version: str) -> str:
     environment = Environment(
-        loader=PackageLoader("nrm_keras.serving", ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("nrm_keras.serving.exporting", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     names = card.get("classes") or card["targets"]
     inputs = card["input"] if isinstance(card["input"], list) else [card["input"]]

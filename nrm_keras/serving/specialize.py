@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from nrm_keras.errors import UserError
-from nrm_keras.serving.rewriting import Change, Rewriting
+from nrm_keras.serving.specialization.rewriting import Change, Rewriting
 from nrm_keras.surgery.batches import Batches
 from nrm_keras.surgery.structure import is_graph, is_sequence
 
@@ -71,7 +71,7 @@ def specialize(
 
     >>> import keras
     >>> import numpy as np
-    >>> from nrm_keras.serving.specialization import specialize
+    >>> from nrm_keras.serving.specialize import specialize
     >>> dense, norm = keras.layers.Dense(4, use_bias=False, name="dense"), keras.layers.BatchNormalization(name="norm")
     >>> model = keras.Sequential([keras.Input((8,)), dense, norm], name="mlp")
     >>> specialized = specialize(model, np.ones((2, 8), "float32"))

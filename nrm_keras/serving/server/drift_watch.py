@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from nrm_keras.errors import UserError
-from nrm_keras.serving.served_model import Arrays, ServedModel, Signature
+from nrm_keras.serving.server.served_model import Arrays, ServedModel, Signature
 
 MONITOR = "monitor"
 OUTPUTS = ("score", "p_value")

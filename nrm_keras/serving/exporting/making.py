@@ -8,10 +8,10 @@ from pathlib import Path
 
 import keras
 
-from nrm_keras.serving import formats, saved_model
-from nrm_keras.serving.monitor import FEWEST, DriftMonitor
-from nrm_keras.serving.specialization import specialize
-from nrm_keras.serving.subject import CHECKED, Subject
+from nrm_keras.serving.drift.monitor import FEWEST, DriftMonitor
+from nrm_keras.serving.exporting import formats, saved_model
+from nrm_keras.serving.exporting.subject import CHECKED, Subject
+from nrm_keras.serving.specialize import specialize
 
 _UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 

@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from nrm_keras.layers.running import RunningNormalizer
-from nrm_keras.serving import folding, gates
+from nrm_keras.serving.specialization import folding, gates
 from nrm_keras.surgery.copying import Copier, call_in_place
 from nrm_keras.surgery.structure import is_graph, is_sequence, is_wrapper
 

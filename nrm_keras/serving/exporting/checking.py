@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from nrm_keras.errors import UserError
-from nrm_keras.serving import answering, heads
-from nrm_keras.serving.interface import FEATURES, LABELS, SCORES
-from nrm_keras.serving.saved_model import MONITOR, SERVING
-from nrm_keras.serving.subject import CHECKED, Subject
+from nrm_keras.serving.exporting import answering, heads
+from nrm_keras.serving.exporting.interface import FEATURES, LABELS, SCORES
+from nrm_keras.serving.exporting.saved_model import MONITOR, SERVING
+from nrm_keras.serving.exporting.subject import CHECKED, Subject
 
 BATCHES = (1, 3, 64)
 _LARGEST = max(BATCHES)

@@ -82,7 +82,7 @@ def _of_digest(version_dir: Path) -> list[str]:
 
 
 def _of_graph(version_dir: Path) -> list[str]:
-    from nrm_keras.serving import operations
+    from nrm_keras.serving.server import operations
 
     saved_model = read_graph(version_dir)
     # Otherwise TensorFlow loads it as its version 1 did, which runs nodes of the graph.

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers
 
 from nrm_keras.layers import BatchNormalization
-from nrm_keras.serving.layers import Affine
+from nrm_keras.serving.specialization.layers import Affine
 
 # x * factor + offset loses as many digits as the mean of x is powers of ten above its deviation.
 LARGEST_MEAN = 100.0

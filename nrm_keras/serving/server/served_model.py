@@ -82,7 +82,7 @@ def load(version_dir: Path, name: str) -> ServedModel:
     import tensorflow as tf
     from google.protobuf.json_format import MessageToDict
 
-    from nrm_keras.serving.trust import read_graph
+    from nrm_keras.serving.server.trust import read_graph
 
     try:
         loaded = tf.saved_model.load(str(version_dir))

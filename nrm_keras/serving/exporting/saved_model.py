@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nrm_keras.serving import heads
-from nrm_keras.serving.interface import FEATURES, Interface
+from nrm_keras.serving.exporting import heads
+from nrm_keras.serving.exporting.interface import FEATURES, Interface
 
 SERVING, MONITOR = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY, "monitor"
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")

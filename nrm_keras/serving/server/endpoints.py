@@ -13,12 +13,12 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from nrm_keras.serving import rest
-from nrm_keras.serving.batching import Batcher
-from nrm_keras.serving.connections import Connection, error
-from nrm_keras.serving.refusal import Refusal
-from nrm_keras.serving.served_model import ServedModel
-from nrm_keras.serving.server_metrics import ServerMetrics
+from nrm_keras.serving.server import rest
+from nrm_keras.serving.server.batching import Batcher
+from nrm_keras.serving.server.connections import Connection, error
+from nrm_keras.serving.server.metrics import ServerMetrics
+from nrm_keras.serving.server.refusal import Refusal
+from nrm_keras.serving.server.served_model import ServedModel
 
 PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<what>/metadata|:[a-z]+)?")
 PREDICT = ":predict"

@@ -77,7 +77,7 @@ def serve(directory: Path, options: Options | None = None) -> None:
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"`serve` needs {' and '.join(missing)}. Received: none. pip install 'nrm_keras[serve]'")
-    from nrm_keras.serving import served_model, trust
+    from nrm_keras.serving.server import served_model, trust
     from nrm_keras.training.startup import quiet_start
 
     version_dir = served_model.newest_version(Path(directory))
@@ -122,11 +122,11 @@ def _refused(host: str, port: int, error: Exception) -> UserError:
 
 
 async def _serve(model, options: Options, listener: socket.socket, example: _Example) -> None:
-    from nrm_keras.serving.batching import Batcher
-    from nrm_keras.serving.connections import Connections
-    from nrm_keras.serving.drift_watch import DriftWatch, monitor_of
-    from nrm_keras.serving.endpoints import Endpoints, Limits
-    from nrm_keras.serving.server_metrics import ServerMetrics
+    from nrm_keras.serving.server.batching import Batcher
+    from nrm_keras.serving.server.connections import Connections
+    from nrm_keras.serving.server.drift_watch import DriftWatch, monitor_of
+    from nrm_keras.serving.server.endpoints import Endpoints, Limits
+    from nrm_keras.serving.server.metrics import ServerMetrics
 
     metrics = ServerMetrics(options.max_batch, lambda: batcher.queued)
     monitor = monitor_of(model) if options.monitor else None
@@ -197,7 +197,7 @@ async def _drain(endpoints, connections, timeout: float) -> None:
 
 async def _warm_up(batcher, model, example) -> None:
     """Answers the model card's example once: the first call of a model takes much longer than others."""
-    from nrm_keras.serving import rest
+    from nrm_keras.serving.server import rest
 
     if not isinstance(example, Mapping):
         return

@@ -19,8 +19,8 @@ from itertools import chain
 import numpy as np
 import orjson
 
-from nrm_keras.serving.refusal import Refusal
-from nrm_keras.serving.served_model import Signature, TensorSpec
+from nrm_keras.serving.server.refusal import Refusal
+from nrm_keras.serving.server.served_model import Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
 FORMATS = ("instances", "inputs")

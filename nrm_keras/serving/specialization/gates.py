@@ -12,8 +12,8 @@ from nrm_keras.layers import (
     InstanceNormalization,
     SwitchableNormalization,
 )
-from nrm_keras.serving.folding import array, assign, deviation, input_shape
-from nrm_keras.serving.layers import FixedMixture
+from nrm_keras.serving.specialization.folding import array, assign, deviation, input_shape
+from nrm_keras.serving.specialization.layers import FixedMixture
 from nrm_keras.surgery.carrying import carry, options
 
 _SOURCES = ("instance", "layer", "batch")

@@ -17,8 +17,8 @@ from nrm_keras.data.pipelines import Batches
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory
-from nrm_keras.serving import heads
-from nrm_keras.serving.interface import IMAGE, INPUTS, TEXT, Interface, is_image
+from nrm_keras.serving.exporting import heads
+from nrm_keras.serving.exporting.interface import IMAGE, INPUTS, TEXT, Interface, is_image
 from nrm_keras.training.assembly import SMOKE_BATCH, SMOKE_STEPS
 from nrm_keras.training.saved import load, load_model
 from nrm_keras.training.tasks import TASKS

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from nrm_keras.errors import UserError
-from nrm_keras.serving.null import Null, calibrate
-from nrm_keras.serving.reference import Whitening
-from nrm_keras.serving.watching import Watch
+from nrm_keras.serving.drift.null import Null, calibrate
+from nrm_keras.serving.drift.reference import Whitening
+from nrm_keras.serving.drift.watching import Watch
 
 EXAMPLES = 8192
 FEWEST = 16
@@ -49,7 +49,7 @@ class DriftMonitor(tf.Module):
     >>> import keras
     >>> import numpy as np
     >>> import tensorflow as tf
-    >>> from nrm_keras.serving.monitor import DriftMonitor
+    >>> from nrm_keras.serving.drift.monitor import DriftMonitor
     >>> inputs = keras.Input((5,))
     >>> model = keras.Model(inputs, keras.layers.Dense(3, activation="relu")(inputs))
     >>> known, new = np.random.default_rng(0).normal(size=(2, 1000, 5)).astype("float32")

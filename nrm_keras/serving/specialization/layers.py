@@ -28,7 +28,7 @@ class Affine(keras.layers.Layer):
 
     >>> import keras
     >>> import numpy as np
-    >>> from nrm_keras.serving.layers import Affine
+    >>> from nrm_keras.serving.specialization.layers import Affine
     >>> layer = Affine()
     >>> layer.build((None, 2))
     >>> layer.set_weights([np.array([2.0, 3.0]), np.array([0.0, 1.0])])
@@ -90,7 +90,7 @@ class FixedMixture(Normalizer):
 
     >>> import keras
     >>> import numpy as np
-    >>> from nrm_keras.serving.layers import FixedMixture
+    >>> from nrm_keras.serving.specialization.layers import FixedMixture
     >>> layer = FixedMixture(epsilon=0.0)
     >>> layer.build((None, 2))
     >>> layer.set_weights([np.zeros(2), np.zeros(2), np.ones(2)])

@@ -17,8 +17,8 @@ from http import HTTPStatus
 
 import numpy as np
 
-from nrm_keras.serving.refusal import Refusal
-from nrm_keras.serving.served_model import Arrays, Signature
+from nrm_keras.serving.server.refusal import Refusal
+from nrm_keras.serving.server.served_model import Arrays, Signature
 
 Observer = Callable[[Signature, Arrays, float], None]
 

@@ -1,0 +1,1 @@
+"""What specialization for inference is made of."""
