@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import ipaddress
 import json
@@ -152,6 +153,9 @@ async def _serve(model, options: Options, listener: socket.socket, example: _Exa
     )
     endpoints.full = lambda: connections.full
     await _warm_up(batcher, model, example.body)
+    # what is loaded stays: to look through all of TensorFlow's objects would stop every answer for a quarter of a second
+    gc.collect()
+    gc.freeze()
     if monitor is not None:  # from here on: the warm-up is no traffic
         metrics.watch_drift()
         watch = DriftWatch(monitor, metrics.drift)
