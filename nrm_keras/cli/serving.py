@@ -20,7 +20,7 @@ def export(arguments: argparse.Namespace) -> None:
         version=arguments.version,
         format=arguments.format,
         name=arguments.name,
-        classes=arguments.classes and arguments.classes.split(","),
+        classes=arguments.classes,
         specialized=arguments.specialize,
         gate_tolerance=arguments.gate_tolerance,
         tolerance=arguments.tolerance,
@@ -68,8 +68,16 @@ def _number(kind: type, least: float, below: float = math.inf) -> Callable[[str]
     return parse
 
 
-_port, _count = _number(int, 0, 2**16), _number(int, 1)
-_amount, _positive = _number(float, 0), _number(float, 0.001)
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if len(set(names)) < len(names) or not all(names):
+        raise argparse.ArgumentTypeError(f"different names between commas are expected. Received: {text!r}")
+    return names
+
+
+_port, _count = _number(int, 0, 2**16), _number(int, 1, 2**20)
+_share = _number(float, 0, 1)
+_amount, _positive = _number(float, 0, 1e6), _number(float, 0.001, 1e6)
 
 
 def add(subparsers) -> None:
@@ -99,14 +107,14 @@ def add(subparsers) -> None:
     )
     parser.add_argument(
         "--gate-tolerance",
-        type=float,
+        type=_share,
         default=1e-3,
         metavar="T",
-        help="an adaptive layer whose gate is so close to 0 or 1 becomes that normalizer (default: 1e-3)",
+        help="an adaptive layer whose gate is so close to 1 becomes batch normalization, and is folded (default: 1e-3)",
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_share,
         default=1e-4,
         metavar="T",
         help="the largest difference from the Keras model that is taken, as a share of the largest output (default: 1e-4)",
@@ -116,7 +124,7 @@ def add(subparsers) -> None:
         "--inputs", metavar="FILE", help="for a .keras file: an .npz file with real examples x, labels y"
     )
     parser.add_argument(
-        "--classes", metavar="A,B,...", help="for a .keras file that classifies: the names of its classes"
+        "--classes", type=_names, metavar="A,B,...", help="for a .keras file that classifies: the names of its classes"
     )
     add_allow_imports(parser)
 
@@ -164,7 +172,11 @@ def add(subparsers) -> None:
         "--max-connections", type=_count, default=512, metavar="N", help="clients at a time; then 503 (default: 512)"
     )
     parser.add_argument(
-        "--parallel", type=_count, default=1, metavar="N", help="calls of the model at a time (default: 1)"
+        "--parallel",
+        type=_number(int, 1, 257),
+        default=1,
+        metavar="N",
+        help="calls of the model at a time (default: 1)",
     )
     parser.add_argument(
         "--timeout",

@@ -71,7 +71,8 @@ def export(
         targets: for a model or file: the names of the predicted values.
         name: what servers call the model; None for the directory's name.
         specialized: whether the model is specialized for inference: normalizers folded, constant parts computed.
-        gate_tolerance: an adaptive layer whose gate is so close to 0 or 1 becomes that normalizer.
+        gate_tolerance: an adaptive layer whose gate is so close to 1 becomes batch normalization, and is folded, unless that
+            takes more than half of the tolerance.
         tolerance: the largest difference of outputs that is taken, relative to the largest output where these are no
             probabilities. In half precision eight roundings are granted in any case.
         monitor: whether the SavedModel has a drift monitor.
@@ -95,14 +96,19 @@ def export(
     began = time.monotonic()
     if format not in FORMATS:
         raise UserError(f"--format is one of {', '.join(FORMATS)}. Received: {format}.")
+    for option, value in {"--tolerance": tolerance, "--gate-tolerance": gate_tolerance}.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{option} is a number from 0 and below 1. Received: {value}.")
     path = destination.check(Path(directory), version)
     source = _source(model_or_run)
     with quiet_start():
         from nrm_keras.serving.exporting import card, checking, formats, making, subject
+        from nrm_keras.serving.specialize import granted
     if format != SAVED_MODEL:
         formats.require(format)
     name = subject.servable(name or path.absolute().parent.name)
     if isinstance(source, Path) and source.suffix != ".keras":
+        _require_none(source, inputs=inputs, labels=labels, classes=classes, targets=targets)
         exported = subject.of_run(source, name, allow_imports, say)
     else:
         exported = subject.of_model(source, name, inputs, labels=labels, classes=classes, targets=targets)
@@ -112,9 +118,9 @@ def export(
     with destination.written(path) as folder:
         made = making.write(folder, exported, model, format, monitor, say)
         say("Checking in a fresh process: batches of 1, 3 and 64.")
-        granted = making.tolerance_of(exported.model, tolerance)
-        found = checking.check(exported, made.path, format, made.signatures, granted, made.monitor)
-        content = card.write(folder, path.name, exported, made, format, steps, found, granted)
+        allowed = granted(exported.model, tolerance)
+        found = checking.check(exported, made.path, format, made.signatures, allowed, made.monitor)
+        content = card.write(folder, path.name, exported, made, format, steps, found)
     done = Exported(path, content)
     _summarize(done, time.monotonic() - began, say)
     return done
@@ -133,6 +139,14 @@ def _source(model_or_run) -> Path | keras.Model:
 
     directory.finished(path)
     return path
+
+
+def _require_none(run: Path, **given) -> None:
+    if unused := [name for name, value in given.items() if value is not None]:
+        raise UserError(
+            f"{run}: a run has its own data and names. Received: {', '.join(unused)} beside it. Leave that out, or export its"
+            " model.keras."
+        )
 
 
 def _summarize(exported: Exported, seconds: float, say: Callable[[str], None]) -> None:

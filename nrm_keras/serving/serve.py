@@ -151,7 +151,6 @@ async def _serve(model, options: Options, listener: socket.socket, example: _Exa
     connections = Connections(
         endpoints.handle, max_connections=options.max_connections, timeout=options.timeout, count=metrics.count
     )
-    endpoints.full = lambda: connections.full
     await _warm_up(batcher, model, example.body)
     # what is loaded stays: to look through all of TensorFlow's objects would stop every answer for a quarter of a second
     gc.collect()
@@ -191,12 +190,14 @@ def _on_signals() -> asyncio.Event:
 async def _drain(endpoints, connections, timeout: float) -> None:
     """Waits until the requests under way are answered; their connections close behind them."""
     endpoints.stopping = True
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout_at(deadline):
             while endpoints.running:
                 await asyncio.sleep(0.01)
     connections.pre_shutdown()
-    await connections.shutdown(timeout)
+    await connections.shutdown(max(0.1, deadline - loop.time()))
 
 
 async def _warm_up(batcher, model, example) -> None:

@@ -103,6 +103,12 @@ def specialize(
     return Specialized(new, tuple(steps))
 
 
+def granted(model: keras.Model, tolerance: float) -> float:
+    """The tolerance, or what the precision of the model's layers makes of any change."""
+    unit = max(_UNITS.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers())
+    return max(tolerance, _ROUNDINGS * unit)
+
+
 def _unseen(model):
     if not model.built:
         return "the model is not built, its weights have no shape yet"
@@ -113,8 +119,7 @@ class _Comparison:
     """How far outputs are from those of the original model, on the same inputs."""
 
     def __init__(self, model, inputs, tolerance):
-        rounding = max(_UNITS.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers())
-        self.tolerance = max(tolerance, _ROUNDINGS * rounding)
+        self.tolerance = granted(model, tolerance)
         batches = Batches(inputs if isinstance(inputs, tf.data.Dataset) else (inputs,), None, BATCH_SIZE)
         self._inputs = [x for x, _, _ in batches]
         self._expected = [_numbers(model(x, training=False)) for x in self._inputs]

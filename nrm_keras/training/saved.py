@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import keras
@@ -29,15 +30,18 @@ def load(run: str | Path) -> keras.Model:
     return load_model(path)
 
 
-def load_model(path: str | Path) -> keras.Model:
-    """`keras.saving.load_model` with the layers of this package known.
+def load_model(path: str | Path, compile: bool = True) -> keras.Model:
+    """`keras.saving.load_model` with the layers of this package known, in safe mode.
+
+    Args:
+        compile: whether the model's loss, metrics and optimizer are loaded too.
 
     Raises:
         UserError: Keras can't load the file.
     """
     try:
-        return keras.saving.load_model(path)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return keras.saving.load_model(path, compile=compile, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: a .keras file was expected. Received: {reason}") from error
 

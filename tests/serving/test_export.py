@@ -17,7 +17,7 @@ import nrm_keras
 from nrm_keras.cli import main
 from nrm_keras.data import files
 from nrm_keras.errors import UserError
-from nrm_keras.serving.exporting import checking, destination, heads, making, saved_model, subject
+from nrm_keras.serving.exporting import checking, destination, heads, saved_model, subject
 from nrm_keras.serving.exporting.interface import Interface, resized
 
 CLASSES = ("cat", "dog's", "élan")
@@ -179,9 +179,78 @@ def test_the_command_line_explains(run, tmp_path, capsys):
         (str(run.path), str(file / "deeper")): "a file",
         (str(run.path), "dest", "--version", "0"): "from 1",
         (str(run.path), "dest", "--format", "caffe"): "savedmodel, onnx, litert",
+        (str(run.path), "dest", "--classes", "a,b"): "a run has its own data and names. Received: classes",
     }.items():
         assert main(["export", *arguments]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tolerance", "nan"), ("--tolerance", "1"), ("--gate-tolerance", "-1"), ("--classes", "cat,,cat")],
+)
+def test_options_that_mean_nothing_are_refused(option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "run", "dest", option, value])
+    assert f"argument {option}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"inputs": IMAGES[..., :1]}, r"of shape \(examples, 12, 10, 3\). Received: \(40, 12, 10, 1\)"),
+        ({"inputs": IMAGES.astype("float32")[:, 1:]}, r"Received: \(40, 11, 10, 3\)"),
+        ({"inputs": np.float32(3)}, r"Received: \(\)"),
+        ({"labels": LABELS[1:]}, "one for each of the 40 examples. Received: int64 of shape \\(39,\\)"),
+        ({"labels": LABELS + 1}, "from 0 to 2.*Received: .*from 1 to 3"),
+        ({"labels": LABELS / 2}, "class numbers from 0 to 2"),
+        ({"labels": np.eye(3, dtype=int)[LABELS]}, "such as one-hot rows have"),
+        ({"labels": np.array(["cat"] * 40)}, "labels"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(given, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        export(cnn(), tmp_path / "new", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_normalizer_behind_the_last_kernel_is_folded_and_exports(tmp_path):
+    inputs = keras.Input((5,), name="x")
+    end = nrm_keras.layers.BatchNormalization()(keras.layers.Dense(3, use_bias=False)(inputs))
+    values = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    done = export(keras.Model(inputs, end), tmp_path, inputs=values, monitor=False)
+    assert [step["what"] for step in done.card["specialization"]] == ["folded into 'dense'"]
+    found = tf.saved_model.load(done.path).signatures["features"](inputs=tf.constant(values))["features"]
+    np.testing.assert_array_equal(found, values)
+
+
+def test_probabilities_are_known_by_their_values(tmp_path):
+    """A float32 tail behind the softmax, as mixed precision is often written: softmax would be applied twice."""
+    model = cnn(end="softmax")
+    model = keras.Model(model.input, keras.layers.Activation("linear", dtype="float32")(model.output), name="tail")
+    done = export(model, tmp_path, monitor=False)
+    scores = tf.saved_model.load(done.path).signatures["serving_default"](image=tf.constant(IMAGES))["scores"]
+    np.testing.assert_allclose(scores, model.predict(IMAGES.astype("float32"), verbose=0), atol=1e-5)
+
+
+def test_answers_that_are_not_finite_are_not_exported(tmp_path):
+    model = cnn()
+    model.layers[-1].bias.assign([np.nan, 0, 0])
+    with pytest.raises(UserError, match="finite numbers. Received: logits with NaN or infinity for 40 of 40"):
+        export(model, tmp_path / "new", monitor=False, specialized=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_exports_with_its_monitor(policy, tmp_path):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = cnn()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    done = export(model, tmp_path)
+    assert done.card["signatures"] == ["serving_default", "features", "monitor"]
+    assert done.card["check"]["tolerances"]["features"] > 1e-4
     assert not os.path.exists("dest")
 
 
@@ -295,12 +364,3 @@ def test_signature_of_named_inputs():
     assert [(spec.name, spec.dtype.name) for spec in interface.signature] == [("a", "float32"), ("b", "int32")]
     answer = saved_model.functions(model, interface)["serving_default"](np.ones((2, 3), "float32"), np.array([1, 2]))
     assert answer["values"].shape == (2, 1)
-
-
-def test_half_precision_is_granted_its_roundings():
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        model = cnn()
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert making.tolerance_of(model, 1e-4) == 8 * 2**-11 and making.tolerance_of(cnn(), 1e-4) == 1e-4

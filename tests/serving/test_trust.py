@@ -233,6 +233,21 @@ def give_saver_to_an_object(graph):
     graph.object_graph_def.concrete_functions[saver(graph)].bound_inputs.extend([])
 
 
+def name_saver_in_an_object(graph):
+    graph.object_graph_def.nodes.add().bare_concrete_function.concrete_function_name = saver(graph)
+
+
+def put_another_operation_there(graph):
+    name = graph.saver_def.save_tensor_name.partition(":")[0]
+    next(node for node in graph.graph_def.node if node.name == name).op = "WriteFile"
+
+
+def give_the_saver_a_second_function(graph):
+    name = graph.saver_def.save_tensor_name.partition(":")[0]
+    node = next(node for node in graph.graph_def.node if node.name == name)
+    node.attr["g"].func.name = "another"
+
+
 def answer_by_saver(graph):
     graph.signature_def["serving_default"].outputs["values"].name = graph.saver_def.save_tensor_name
 
@@ -264,6 +279,9 @@ def two_graphs(graph):
         (call_saver, "which saves, in function"),
         (nest_saver, "which saves, in function"),
         (give_saver_to_an_object, "object's function"),
+        (name_saver_in_an_object, "object's function"),
+        (put_another_operation_there, "WriteFile in the place of the saver"),
+        (give_the_saver_a_second_function, "in the place of the saver"),
         (answer_by_saver, "signature serving_default runs the saver"),
         (depend_on_saver, "more runs the saver"),
         (swap_in_saver, "stands for something else"),

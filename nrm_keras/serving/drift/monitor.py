@@ -102,6 +102,10 @@ class DriftMonitor(tf.Module):
         """Names of the watched layers."""
         return self._parts.watch.names
 
+    def steps(self, count: int) -> float:
+        """How much so many null scores are of a p-value at most."""
+        return count / (1 + min(self._parts.null.examples, *self._parts.null.draws))
+
     def __call__(self, inputs) -> dict[str, tf.Tensor]:
         parts, null = self._parts, self._parts.null
         statistics = parts.watch(inputs)

@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nrm_keras.runs import directory
-from nrm_keras.serving.digest import MODEL_CARD, README, digest
+from nrm_keras.serving.digest import EXAMPLE_REQUEST, MODEL_CARD, README, digest
 from nrm_keras.serving.exporting.checking import Checked
 from nrm_keras.serving.exporting.interface import FEATURES, IMAGE, LABELS, SCORES, TEXT, VALUES
 from nrm_keras.serving.exporting.making import Made
@@ -21,18 +21,15 @@ from nrm_keras.version import __version__
 
 VERSION = 1
 _LONGEST = 1500  # characters of a request in a command line
-EXAMPLE = Path("assets.extra", "example_request.json")
 _LONGEST_ANSWER = 600
 
 
-def write(
-    folder: Path, version: str, subject: Subject, made: Made, format: str, steps, checked: Checked, tolerance: float
-) -> dict:
+def write(folder: Path, version: str, subject: Subject, made: Made, format: str, steps, checked: Checked) -> dict:
     """Writes both into a folder whose other files are complete, and gives the card's content."""
     request = {"instances": rows(subject.example)}
     if format == "savedmodel":
-        (folder / EXAMPLE).write_text(json.dumps(request) + "\n", "utf-8")
-    content = _content(subject, made, format, steps, checked, tolerance) | {
+        (folder / EXAMPLE_REQUEST).write_text(json.dumps(request) + "\n", "utf-8")
+    content = _content(subject, made, format, steps, checked) | {
         "example_request": request,
         "example_answer": {"predictions": rows(checked.example)},
         "digest": digest(folder),
@@ -42,7 +39,7 @@ def write(
     return content
 
 
-def _content(subject: Subject, made: Made, format: str, steps, checked: Checked, tolerance: float) -> dict:
+def _content(subject: Subject, made: Made, format: str, steps, checked: Checked) -> dict:
     interface, facts = subject.interface, dict(subject.facts)
     inputs = [{"name": name, "dtype": dtype, "shape": list(shape)} for name, (shape, dtype) in interface.specs.items()]
     what = "targets" if interface.task == "regression" else "classes"
@@ -69,7 +66,7 @@ def _content(subject: Subject, made: Made, format: str, steps, checked: Checked,
         "check": {
             "examples": checked.examples,
             "split": subject.split,
-            "tolerance": tolerance,
+            "tolerances": dict(checked.tolerances),
             "differences": dict(checked.differences),
             "batch_dependence": checked.batch_dependence,
             "metrics": {name: {"keras": a, "exported": b} for name, (a, b) in checked.metrics.items()},
@@ -135,7 +132,7 @@ def _readme(card: dict, version: str) -> str:
 def _curl(card: dict) -> str:
     address = f"http://localhost:8501/v1/models/{card['name']}:predict"
     text = json.dumps(card["example_request"])
-    given = f"@{EXAMPLE.as_posix()}" if len(text) > _LONGEST or "'" in text else f"'{text}'"
+    given = f"@{EXAMPLE_REQUEST}" if len(text) > _LONGEST or "'" in text else f"'{text}'"
     return f"curl -d {given} {address}"
 
 

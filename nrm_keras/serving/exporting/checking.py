@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 import subprocess
@@ -27,7 +28,9 @@ _LOGITS = "logits"
 _SCORES_PER_LOGIT = 0.5  # softmax changes by at most half of what its largest logit changes by
 _ALL, _REVERSED, _EXAMPLE, _ORIGINAL = "all", "reversed", "example", "original"
 _METRIC_TOLERANCE = 1e-3
-_ABSOLUTE = (SCORES, "p_value")  # between 0 and 1
+_MONITORED = "score"  # the logarithm of a distance in units of its spread: near 0 where nothing has drifted
+_ABSOLUTE = (SCORES, "p_value", _MONITORED)
+_MONITOR_TOLERANCE = 1e-2
 
 Answers = Mapping[str, np.ndarray]
 
@@ -39,7 +42,8 @@ class Checked:
     Args:
         examples: how many it asked for.
         differences: for each output the largest difference from the Keras model's, relative to the largest output but for
-            scores.
+            scores and p-values.
+        tolerances: for each output the largest difference that was allowed.
         batch_dependence: the largest difference of one example's answer between batch sizes and orders.
         metrics: for each metric the Keras model's value and the exported model's.
         example: the exported model's answer to `Subject.example`, by output.
@@ -47,6 +51,7 @@ class Checked:
 
     examples: int
     differences: Mapping[str, float]
+    tolerances: Mapping[str, float]
     batch_dependence: float
     metrics: Mapping[str, tuple[float, float]]
     example: Answers
@@ -70,14 +75,19 @@ def check(subject: Subject, exported: Path, runtime: str, signatures, tolerance:
     first = {name: _rows(values, CHECKED) for name, values in expected.items()}
     differences: dict[str, float] = {}
 
-    allowed = {SCORES: tolerance * max(1.0, _SCORES_PER_LOGIT * np.abs(expected[_LOGITS]).max())}
+    _require_finite(expected)
+    allowed = collections.defaultdict(lambda: tolerance)
+    allowed[SCORES] = tolerance * max(1.0, _SCORES_PER_LOGIT * float(np.abs(expected[_LOGITS]).max()))
+    if monitor is not None:
+        # a p-value goes in steps: those of null scores that are nearly the request's
+        allowed |= {_MONITORED: max(_MONITOR_TOLERANCE, 10 * tolerance), "p_value": monitor.steps(3)}
 
     def compare(key: str, output: str, reference: np.ndarray) -> None:
         found = _difference(given[f"{key}/{output}"], reference, relative=output not in _ABSOLUTE)
         differences[output] = max(found, differences.get(output, 0.0))
-        if not found <= allowed.get(output, tolerance):
+        if not found <= allowed[output]:
             raise UserError(
-                f"The exported model answers as the Keras model, within {tolerance:.3g}. Received: {output} that differ by"
+                f"The exported model answers as the Keras model, within {allowed[output]:.3g}. Received: {output} that differ by"
                 f" {found:.3g} ({key}). Nothing was exported. Export without specialization, or raise the tolerance."
             )
 
@@ -94,10 +104,11 @@ def check(subject: Subject, exported: Path, runtime: str, signatures, tolerance:
     for number, (_, shown) in enumerate(subject.originals):
         reference = subject.interface.answers(subject.model.predict_on_batch(shown[None]))
         compare(f"{SERVING}/{_ORIGINAL}{number}", answer, np.asarray(reference[answer]))
-    _check_labels(given, expected, tolerance)
+    _check_labels(given, expected, allowed[SCORES])
     return Checked(
         subject.count,
         differences,
+        {name: allowed[name] for name in differences},
         _batch_dependence(given, answer),
         _check_metrics(subject, expected[answer], given[f"{SERVING}/{_ALL}/{answer}"]),
         {
@@ -182,6 +193,16 @@ def _monitored(subject: Subject, monitor, size: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(value)[None] for name, value in answers.items() if value.dtype.is_floating}
 
 
+def _require_finite(expected: Answers) -> None:
+    for name, values in expected.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).reshape(len(values), -1).any(1).sum())
+            raise UserError(
+                f"A model is exported that answers with finite numbers. Received: {name} with NaN or infinity for {bad} of"
+                f" {len(values)} examples. Nothing was exported. Train it anew, with a lower learning rate or in float32."
+            )
+
+
 def _difference(found: np.ndarray, reference: np.ndarray, relative: bool) -> float:
     if found.shape != reference.shape or not np.isfinite(found).all():
         return float("inf")
@@ -200,8 +221,9 @@ def _check_labels(given: Answers, expected: Answers, tolerance: float) -> None:
     found = given.get(f"{SERVING}/{_ALL}/{LABELS}")
     if found is None:
         return
+    named = expected[LABELS].astype(np.promote_types(expected[LABELS].dtype, found.dtype))
     second, first = np.moveaxis(np.partition(expected[SCORES], -2)[..., -2:], -1, 0)
-    wrong = int(((found != expected[LABELS].astype(found.dtype)) & (first - second > 2 * tolerance)).sum())
+    wrong = int(((found != named) & (first - second > 2 * tolerance)).sum())
     if wrong:
         raise UserError(
             f"The exported model names the classes that the Keras model names. Received: {wrong} others."
@@ -215,8 +237,9 @@ def _check_metrics(subject: Subject, expected: np.ndarray, found: np.ndarray) ->
     for name, make in subject.metrics.items():
         before, after = (_measure(subject, make(), answers) for answers in (expected, found))
         values[name] = (before, after)
-        # one answer between two equally likely classes may go the other way
-        allowed = max(_METRIC_TOLERANCE * max(1.0, abs(before)), 1.5 / subject.count)
+        allowed = _METRIC_TOLERANCE * abs(before)
+        if subject.interface.task != "regression":  # one answer between two equally likely classes may go the other way
+            allowed = max(_METRIC_TOLERANCE, allowed, 1.5 / subject.count)
         if not (abs(before - after) <= allowed or np.isnan(before) and np.isnan(after)):
             raise UserError(
                 f"The exported model's {name} is that of the Keras model. Received: {after:.6g} for {before:.6g} on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ def written(path: Path) -> Iterator[Path]:
         UserError: the system refuses, or another process has made that version meanwhile.
     """
     made = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    # not the process's number: on a volume that several containers share all of them may be number 1
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -59,8 +61,7 @@ def written(path: Path) -> Iterator[Path]:
             f"{path}: the system refused: {error}. Nothing was exported. Free space or choose another directory."
         ) from error
     finally:
-        if partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:  # the innermost first
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:  # the innermost first; one with something in it stays
+            with contextlib.suppress(OSError):
+                parent.rmdir()

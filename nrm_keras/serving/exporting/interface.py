@@ -143,6 +143,11 @@ def _check_outputs(model: keras.Model, task: str, names) -> None:
     shape = tuple(model.outputs[0].shape)
     if task == "segmentation" and len(names) > _MOST_CLASSES:
         raise UserError(f"An exported mask has at most {_MOST_CLASSES} classes. Received: {len(names)}.")
+    if task != "regression" and shape[-1] == 1:
+        raise UserError(
+            "A model that classifies has an output for each class. Received: one output, which is the probability of one class."
+            " Export it without classes, as a model that predicts this number."
+        )
     if shape[-1] != len(names):
         what = "targets" if task == "regression" else "classes"
         raise UserError(

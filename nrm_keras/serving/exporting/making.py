@@ -13,8 +13,6 @@ from nrm_keras.serving.exporting import formats, saved_model
 from nrm_keras.serving.exporting.subject import CHECKED, Subject
 from nrm_keras.serving.specialize import specialize
 
-_UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-
 
 @dataclass(frozen=True)
 class Made:
@@ -23,12 +21,6 @@ class Made:
     path: Path
     signatures: tuple[str, ...]
     monitor: DriftMonitor | None = None
-
-
-def tolerance_of(model: keras.Model, tolerance: float) -> float:
-    """The tolerance, or eight roundings of the layers' precision, as `specialize` grants them."""
-    unit = max(_UNITS.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers())
-    return max(tolerance, 8 * unit)
 
 
 def specialized(subject: Subject, gate_tolerance: float, tolerance: float, say: Callable[[str], None]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -20,7 +20,7 @@ from nrm_keras.runs import directory
 from nrm_keras.serving.exporting import heads
 from nrm_keras.serving.exporting.interface import IMAGE, INPUTS, TEXT, Interface, is_image
 from nrm_keras.training.assembly import SMOKE_BATCH, SMOKE_STEPS
-from nrm_keras.training.saved import load, load_model
+from nrm_keras.training.saved import load_model
 from nrm_keras.training.tasks import TASKS
 
 CHECKED = 64  # examples at least, the largest batch of the check
@@ -85,7 +85,7 @@ def of_run(path: Path, name: str, allow_imports: bool, say: Callable[[str], None
     summary = directory.finished(path)
     loaded = loading.load(path / directory.RECIPE, allow_imports=allow_imports)
     loading.import_modules(loaded)
-    model = load(path)
+    model = load_model(path / directory.MODEL, compile=False)
     recipe, environment = loaded.recipe, directory.environment(path)
     examples = _examples(recipe, environment["run"]["smoke"])
     split_name, split = _held_out(examples)
@@ -210,7 +210,7 @@ def of_model(
         UserError: no examples, or a model that can't be exported.
     """
     if isinstance(model, Path):
-        model = load_model(model)
+        model = load_model(model, compile=False)
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise UserError(
             "export takes a run directory, a .keras file, or a built functional or sequential Keras model."
@@ -221,7 +221,8 @@ def of_model(
     rank = len(model.outputs[0].shape)
     task = "regression" if classes is None else "segmentation" if rank > 2 else "classification"
     names = classes or targets or [str(number) for number in range(model.outputs[0].shape[-1])]
-    given = dict(inputs) if isinstance(inputs, Mapping) else {INPUTS: np.asarray(inputs)}
+    given = {key: np.asarray(values) for key, values in _by_name(inputs).items()}
+    _require_examples(model, given)
     first = next(iter(given.values()))
     interface = Interface.of(
         model,
@@ -233,9 +234,53 @@ def of_model(
     )
     requests = given if interface.keyed else dict(zip(interface.specs, given.values(), strict=True))
     requests = {key: _as_sent(requests, key, dtype) for key, (_, dtype) in interface.specs.items()}
+    if classes and not interface.probabilities:
+        few = interface.prepare(*(values[:CHECKED] for values in requests.values()))
+        interface = replace(interface, probabilities=heads.are_probabilities(model.predict_on_batch(few)))
+    labels = None if labels is None else _checked_labels(labels, interface, requests)
     accuracy = {"accuracy": TASKS[task].metrics["accuracy"]} if classes else {"rmse": TASKS[task].metrics["rmse"]}
     metrics = {key: (lambda make=make: make(len(names))) for key, make in accuracy.items()}
     return Subject(model, name, interface, requests, labels, metrics if labels is not None else {})
+
+
+def _by_name(inputs) -> Mapping:
+    return inputs if isinstance(inputs, Mapping) else {INPUTS: inputs}
+
+
+def _require_examples(model: keras.Model, given: Mapping[str, np.ndarray]) -> None:
+    """Checks that the arrays are examples of what the model takes; images of bytes may have another size."""
+    taken = model.input if isinstance(model.input, Mapping) else dict(zip(given, model.inputs, strict=False))
+    for name, values in given.items():
+        if name not in taken:
+            continue
+        wanted, image = taken[name].shape[1:], is_image(values.shape[1:], values.dtype)
+        sizes = zip(wanted[-1:] if image else wanted, values.shape[-1:] if image else values.shape[1:], strict=False)
+        if values.ndim != len(wanted) + 1 or any(want not in (None, have) for want, have in sizes):
+            raise UserError(
+                f"inputs: examples as the model takes them, of shape (examples, {', '.join(map(str, wanted))}). Received:"
+                f" {values.shape}."
+            )
+
+
+def _checked_labels(labels, interface: Interface, requests: Mapping[str, np.ndarray]) -> np.ndarray:
+    labels, count = files.numbers(np.asarray(labels), "labels"), len(next(iter(requests.values())))
+    classes = None if interface.task == "regression" else len(interface.names)
+    if len(labels) != count or (
+        classes and (labels.dtype.kind not in "iu" or not (labels >= 0).all() or (labels >= classes).any())
+    ):
+        what = f"class numbers from 0 to {classes - 1}" if classes else "numbers"
+        raise UserError(
+            f"labels: {what}, one for each of the {count} examples. Received: {labels.dtype} of shape {labels.shape}"
+            f"{f', from {labels.min():g} to {labels.max():g}' if labels.size else ''}."
+        )
+    if not classes:
+        return labels.reshape(count, -1)
+    rank = 1 if interface.task == "classification" else None
+    if rank and labels.ndim != rank:
+        raise UserError(
+            f"labels: one class number for each example. Received: shape {labels.shape}, such as one-hot rows have."
+        )
+    return labels
 
 
 def _as_sent(given: Mapping[str, np.ndarray], name: str, dtype: str) -> np.ndarray:

@@ -77,7 +77,13 @@ class Batcher:
         if signature.by_row and rows > self.max_batch:
             cuts = range(0, rows, self.max_batch)
             pieces = [{name: array[cut : cut + self.max_batch] for name, array in arrays.items()} for cut in cuts]
-        answers = await asyncio.gather(*(self._enqueue(signature, piece) for piece in pieces))
+        waiting = [self._enqueue(signature, piece) for piece in pieces]
+        try:
+            answers = await asyncio.gather(*waiting)
+        except BaseException:  # nobody takes the others
+            for answer in waiting:
+                answer.cancel()
+            raise
         if len(answers) == 1:
             return answers[0]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in signature.outputs}
@@ -92,10 +98,18 @@ class Batcher:
     def _enqueue(self, signature: Signature, arrays: Arrays) -> asyncio.Future:
         rows = len(next(iter(arrays.values()))) if signature.by_row else 1
         answer = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(signature, arrays, rows, answer))
+        waiting = _Waiting(signature, arrays, rows, answer)
+        self._queue.append(waiting)
         self.queued += rows
         self._changed.set()
+        answer.add_done_callback(lambda _: self._forget(waiting))
         return answer
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """Lets go of a request whose client left while it waited."""
+        if waiting in self._queue:
+            self._queue.remove(waiting)
+            self.queued -= waiting.rows
 
     async def _work(self) -> None:
         while True:
@@ -120,9 +134,7 @@ class Batcher:
         """The request that waits longest, and others of its kind, in order."""
         batch, others, rows = [], deque(), 0
         for waiting in self._queue:
-            if waiting.answer.done():  # its client is gone
-                self.queued -= waiting.rows
-            elif not batch or (
+            if not batch or (
                 waiting.signature.by_row and waiting.kind == batch[0].kind and rows + waiting.rows <= self.max_batch
             ):
                 batch.append(waiting)
@@ -138,14 +150,15 @@ class Batcher:
         return batch
 
     async def _answer_together(self, batch: list[_Waiting]) -> None:
+        batch = [waiting for waiting in batch if not waiting.answer.done()]
         if not batch:
             return
         try:
             answers = await self._call(batch)
         except Exception as error:  # noqa: BLE001  whatever a model does
-            if len(batch) > 1:  # one request's values must not fail the others
-                for waiting in batch:
-                    await self._answer_together([waiting])
+            if len(batch) > 1:  # one request's values must not fail the others: it is searched for by halves
+                await self._answer_together(batch[: len(batch) // 2])
+                await self._answer_together(batch[len(batch) // 2 :])
             elif not batch[0].answer.done():
                 batch[0].answer.set_exception(_refused(error))
             return

@@ -16,16 +16,19 @@ SPARE = 64  # connections above the limit that are still told so, rather than dr
 class Connection(web.RequestHandler):
     """One client. A deadline runs while it sends a head, takes an answer, or rests between two requests."""
 
-    __slots__ = ("_clock", "_heard", "_server")
+    __slots__ = ("_clock", "_heard", "_server", "admitted")
 
     def __init__(self, server: Connections, **options):
         super().__init__(server, **options)
         self._server = server
         self._clock: asyncio.TimerHandle | None = None
         self._heard = False
+        self.admitted = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        # who came first stays: others are told, and go
+        self.admitted = len(self._server.connections) <= self._server.max_connections
         if len(self._server.connections) > self._server.max_connections + SPARE:
             transport.abort()
         self.resting()
@@ -88,10 +91,6 @@ class Connections(web.Server):
         self.count = count
         self._quiet = logging.getLogger("nrm_keras.serving")
         self._quiet.setLevel(logging.CRITICAL)  # aiohttp reports each bad request with a traceback
-
-    @property
-    def full(self) -> bool:
-        return len(self.connections) > self.max_connections
 
     def __call__(self) -> Connection:
         loop = asyncio.get_running_loop()

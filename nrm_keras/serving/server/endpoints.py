@@ -43,7 +43,6 @@ class Endpoints:
         self.model, self.batcher, self.metrics, self.limits = model, batcher, metrics, limits
         self.running = 0
         self.stopping = False
-        self.full = lambda: False
         self._held = 0  # bytes of bodies whose requests are under way
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
@@ -52,7 +51,7 @@ class Endpoints:
         connection.working()
         self.running += 1
         try:
-            answer = await self._answer(request)
+            answer = await self._answer(request, connection)
         except Refusal as refusal:
             answer = error(refusal.status, str(refusal), refusal.headers)
         except Exception:  # noqa: BLE001  a fault of the model or ours must not end the server
@@ -63,13 +62,15 @@ class Endpoints:
         whole = request.content.is_eof()
         if whole:
             connection.resting()
-        if self.stopping or not whole:  # aiohttp drops the rest of a body, for a while, and closes
+        if (
+            self.stopping or not connection.admitted or not whole
+        ):  # aiohttp drops the rest of a body, for a while, and closes
             answer.force_close()
         self.metrics.count(answer.status)
         return answer
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
-        if self.full():
+    async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
+        if not connection.admitted:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"At most {self.limits.max_connections} clients are connected. Try again soon.",

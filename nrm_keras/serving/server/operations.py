@@ -81,6 +81,8 @@ _HOLDING = """
 ALLOWED = frozenset((_COMPUTING + _HOLDING).split())
 # what the saver's two functions need besides: they write and read the file that they are given
 SAVING = frozenset(("MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"))
+# what calls them, in the graph itself
+_SAVER = frozenset(("Identity", "NoOp", "PartitionedCall", "StatefulPartitionedCall"))
 
 
 def objections(meta_graph) -> Iterator[str]:
@@ -93,6 +95,8 @@ def objections(meta_graph) -> Iterator[str]:
     savers = _saver_nodes(meta_graph)
     saving = {called for node in graph.node if node.name in savers for called in _called(node.attr)}
     for node in graph.node:
+        if node.name in savers and (node.op not in _SAVER or len(list(_called(node.attr))) > 1):
+            yield f"{node.op} in the place of the saver"
         if node.name not in savers:
             yield from _of_node(node, "the graph", ALLOWED, saving)
             yield from (f"{node.name} runs the saver" for source in node.input if _node_name(source) in savers)
@@ -104,11 +108,20 @@ def objections(meta_graph) -> Iterator[str]:
         # an operation of that name would call it, or the optimizer may put it in the place of another function
         if name in saving and (name in ALLOWED or "api_implements" in function.attr):
             yield f"function {name} saves, and stands for something else"
-    for name in sorted(saving.intersection(meta_graph.object_graph_def.concrete_functions)):
+    for name in sorted(saving & _of_objects(meta_graph.object_graph_def)):
         yield f"function {name} saves, and is an object's function"
     for key, signature in meta_graph.signature_def.items():
         if any(_node_name(tensor.name) in savers for tensor in signature.outputs.values()):
             yield f"signature {key} runs the saver"
+
+
+def _of_objects(objects) -> set[str]:
+    """The functions that objects of the model can call: a loader looks those up that nodes name, listed or not."""
+    found = set(objects.concrete_functions)
+    for node in objects.nodes:
+        found |= {node.bare_concrete_function.concrete_function_name, node.captured_constant.concrete_function}
+        found |= set(node.function.concrete_functions)
+    return found
 
 
 def _saver_nodes(meta_graph) -> set[str]:

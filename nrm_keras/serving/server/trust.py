@@ -64,8 +64,9 @@ def objections(version_dir: Path) -> list[str]:
 
 def card(version_dir: Path) -> dict:
     """The model card as written, empty where there is none that can be read."""
+    path = Path(version_dir) / MODEL_CARD
     try:
-        read = json.loads((Path(version_dir) / MODEL_CARD).read_bytes())
+        read = json.loads(path.read_bytes()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}
@@ -102,6 +103,8 @@ def read_graph(version_dir: Path):
 
     path = Path(version_dir) / GRAPH
     try:
+        if not path.is_file():  # a pipe would never end
+            raise OSError("no file")
         return SavedModel.FromString(path.read_bytes())
     except (OSError, DecodeError) as error:
         raise UserError(
