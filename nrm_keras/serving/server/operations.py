@@ -119,7 +119,7 @@ def _of_objects(objects) -> set[str]:
     """The functions that objects of the model can call: a loader looks those up that nodes name, listed or not."""
     found = set(objects.concrete_functions)
     for node in objects.nodes:
-        found |= {node.bare_concrete_function.concrete_function_name, node.captured_constant.concrete_function}
+        found |= {node.bare_concrete_function.concrete_function_name, node.captured_tensor.concrete_function}
         found |= set(node.function.concrete_functions)
     return found
 
