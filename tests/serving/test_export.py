@@ -216,7 +216,7 @@ def test_examples_that_do_not_fit_are_refused(given, said, tmp_path):
 
 def test_a_normalizer_behind_the_last_kernel_is_folded_and_exports(tmp_path):
     inputs = keras.Input((5,), name="x")
-    end = nrm_keras.layers.BatchNormalization()(keras.layers.Dense(3, use_bias=False)(inputs))
+    end = nrm_keras.layers.BatchNormalization()(keras.layers.Dense(3, use_bias=False, name="dense")(inputs))
     values = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
     done = export(keras.Model(inputs, end), tmp_path, inputs=values, monitor=False)
     assert [step["what"] for step in done.card["specialization"]] == ["folded into 'dense'"]
