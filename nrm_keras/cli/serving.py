@@ -82,6 +82,11 @@ _amount, _positive = _number(float, 0, 1e6), _number(float, 0.001, 1e6)
 
 def add(subparsers) -> None:
     """Adds these verbs to the parser."""
+    _add_export(subparsers)
+    _add_serve(subparsers)
+
+
+def _add_export(subparsers) -> None:
     parser = add_verb(
         subparsers,
         "export",
@@ -128,6 +133,8 @@ def add(subparsers) -> None:
     )
     add_allow_imports(parser)
 
+
+def _add_serve(subparsers) -> None:
     parser = add_verb(
         subparsers,
         "serve",

@@ -153,16 +153,16 @@ def test_clients_just_answered_are_waited_for_so_calls_are_full():
     assert sum(model.calls) == 320 and len(model.calls) <= 26
 
 
-@pytest.mark.parametrize("max_wait", [0.0, 0.2])
+@pytest.mark.parametrize("max_wait", [0.0, 1.0])
 def test_an_idle_server_answers_at_once(max_wait):
     async def alone(model):
         batcher = Batcher(max_batch=64, max_wait=max_wait, max_queue=9, observe=lambda *_: None)
         await asyncio.gather(*(batcher.answer(model.signature, rows(1)) for _ in range(4)))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         began = time.perf_counter()
         await batcher.answer(model.signature, rows(1))
         taken = time.perf_counter() - began
         await batcher.close()
         return taken
 
-    assert asyncio.run(alone(Model())) < 0.15
+    assert asyncio.run(alone(Model())) < 0.7
