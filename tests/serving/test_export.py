@@ -202,6 +202,7 @@ def test_options_that_mean_nothing_are_refused(option, value, capsys):
         ({"inputs": IMAGES.astype("float32")[:, 1:]}, r"Received: \(40, 11, 10, 3\)"),
         ({"inputs": np.float32(3)}, r"Received: \(\)"),
         ({"labels": LABELS[1:]}, "one for each of the 40 examples. Received: int64 of shape \\(39,\\)"),
+        ({"labels": np.int64(1)}, r"Received: int64 of shape \(\)"),
         ({"labels": LABELS + 1}, "from 0 to 2.*Received: .*from 1 to 3"),
         ({"labels": LABELS / 2}, "class numbers from 0 to 2"),
         ({"labels": np.eye(3, dtype=int)[LABELS]}, "such as one-hot rows have"),

@@ -221,7 +221,8 @@ def of_model(
     rank = len(model.outputs[0].shape)
     task = "regression" if classes is None else "segmentation" if rank > 2 else "classification"
     names = classes or targets or [str(number) for number in range(model.outputs[0].shape[-1])]
-    given = {key: np.asarray(values) for key, values in _by_name(inputs).items()}
+    given = inputs if isinstance(inputs, Mapping) else {INPUTS: inputs}
+    given = {key: np.asarray(values) for key, values in given.items()}
     _require_examples(model, given)
     first = next(iter(given.values()))
     interface = Interface.of(
@@ -243,10 +244,6 @@ def of_model(
     return Subject(model, name, interface, requests, labels, metrics if labels is not None else {})
 
 
-def _by_name(inputs) -> Mapping:
-    return inputs if isinstance(inputs, Mapping) else {INPUTS: inputs}
-
-
 def _require_examples(model: keras.Model, given: Mapping[str, np.ndarray]) -> None:
     """Checks that the arrays are examples of what the model takes; images of bytes may have another size."""
     taken = model.input if isinstance(model.input, Mapping) else dict(zip(given, model.inputs, strict=False))
@@ -265,7 +262,7 @@ def _require_examples(model: keras.Model, given: Mapping[str, np.ndarray]) -> No
 def _checked_labels(labels, interface: Interface, requests: Mapping[str, np.ndarray]) -> np.ndarray:
     labels, count = files.numbers(np.asarray(labels), "labels"), len(next(iter(requests.values())))
     classes = None if interface.task == "regression" else len(interface.names)
-    if len(labels) != count or (
+    if labels.shape[:1] != (count,) or (
         classes and (labels.dtype.kind not in "iu" or not (labels >= 0).all() or (labels >= classes).any())
     ):
         what = f"class numbers from 0 to {classes - 1}" if classes else "numbers"
@@ -275,8 +272,7 @@ def _checked_labels(labels, interface: Interface, requests: Mapping[str, np.ndar
         )
     if not classes:
         return labels.reshape(count, -1)
-    rank = 1 if interface.task == "classification" else None
-    if rank and labels.ndim != rank:
+    if interface.task == "classification" and labels.ndim != 1:
         raise UserError(
             f"labels: one class number for each example. Received: shape {labels.shape}, such as one-hot rows have."
         )
