@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,4 +163,4 @@ def _summarize(exported: Exported, seconds: float, say: Callable[[str], None]) -
         say(f"{found['split'].capitalize()} {name}: {pair['keras']:.6g}, exported {pair['exported']:.6g}.")
     say(f"Exported: {path}   ({size:.1f} MB, {seconds:.0f} s). How to ask it: {path / 'README.md'}")
     if card["format"] == SAVED_MODEL:
-        say(f"Serve it: {PROGRAM} serve {path.parent} --name {card['name']}")
+        say(f"Serve it: {PROGRAM} serve {shlex.quote(str(path.parent))} --name {card['name']}")

@@ -4,12 +4,14 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.backend.common import global_state as keras_state
 from PIL import Image
 from scipy.special import softmax
 
@@ -144,15 +146,40 @@ def test_nothing_is_overwritten(served, capsys):
     assert (done.path / "model_card.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, OSError])
+def stop(error):
+    if error is not SystemExit:
+        raise error("stopped")
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, UserError, OSError])
 def test_nothing_is_left_behind(error, tmp_path):
-    def stop(line):
+    def say(line):
         if line.startswith("Checking"):
             assert (next(tmp_path.glob("new/place/.1-*")) / "saved_model.pb").exists()
-            raise error("stopped")
+            stop(error)
 
     with pytest.raises(UserError if error is OSError else error):
-        export(cnn(), tmp_path / "new" / "place", monitor=False, say=stop)
+        export(cnn(), tmp_path / "new" / "place", monitor=False, say=say)
+    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limits of a process's files")
+def test_a_full_disk_is_explained(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def say(line):
+        if line.startswith("Writing"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+
+    try:
+        with pytest.raises(UserError, match="the system refused: .*Nothing was exported. Free space"):
+            export(cnn(), tmp_path / "new", monitor=False, say=say)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 
@@ -275,8 +302,12 @@ def test_a_run_directory_runs_no_code(run, tmp_path, capsys, monkeypatch):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
     model.save(tmp_path / "lambda.keras")
-    with pytest.raises(UserError, match="a .keras file was expected"):
-        nrm_keras.export(tmp_path / "lambda.keras", tmp_path / "served", inputs=np.ones((8, 4)), say=lambda line: None)
+    keras.config.enable_unsafe_deserialization()  # as other code of the process may have done
+    try:
+        with pytest.raises(UserError, match="a .keras file was expected"):
+            nrm_keras.export(tmp_path / "lambda.keras", tmp_path / "served", inputs=np.ones((8, 4)), say=print)
+    finally:
+        keras_state.set_global_attribute("safe_mode_saving", None)
     assert not (tmp_path / "served").exists()
 
 
