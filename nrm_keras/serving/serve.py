@@ -141,6 +141,7 @@ async def _serve(model, options: Options, listener: socket.socket, example: _Exa
 
     batcher = Batcher(
         max_batch=options.max_batch,
+        max_bytes=options.max_body,
         max_wait=options.max_wait,
         max_queue=options.max_queue,
         parallel=options.parallel,
