@@ -91,8 +91,8 @@ def serve(directory: Path, options: Options | None = None) -> None:
     with contextlib.closing(listener):
         with quiet_start():
             import tensorflow  # noqa: F401
-        trust.check(version_dir, trust=options.trust)
-        model = served_model.load(version_dir, name)
+        with trust.checked(version_dir, trust=options.trust) as folder:
+            model = served_model.load(folder, name)
         example = trust.card(version_dir).get("example_request")
         asyncio.run(_serve(model, options, listener, _Example(example, version_dir / EXAMPLE_REQUEST)))
 

@@ -67,8 +67,4 @@ def _monitor(subject: Subject, model: keras.Model, say: Callable[[str], None]) -
         )
         return None
     say(f"Collecting what the drift monitor compares with, on {subject.split} data.")
-    return DriftMonitor.of(model, subject.reference or _batches(subject))
-
-
-def _batches(subject: Subject):
-    return (subject.model_inputs(start, start + CHECKED) for start in range(0, subject.count, CHECKED))
+    return DriftMonitor.of(model, subject.reference)

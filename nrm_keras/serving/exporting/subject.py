@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Subject:
         labels: of those examples; None where they are unknown.
         metrics: makes each metric of the run by name.
         split: where the examples are from, in words.
-        reference: batches of what the model takes, real examples for the drift monitor; None makes them of `requests`.
+        reference: batches of what the model takes, real examples for the drift monitor.
         originals: pictures as they are on disk, in their own sizes, with what the model was shown of them.
         facts: `recipe`, `data`, `metrics` and `limits` of the model card.
     """
@@ -54,7 +54,7 @@ class Subject:
     labels: np.ndarray | None = None
     metrics: Mapping[str, Callable[[], keras.metrics.Metric]] = field(default_factory=dict)
     split: str = "given"
-    reference: tf.data.Dataset | None = None
+    reference: Iterable = ()
     originals: Sequence[tuple[np.ndarray, np.ndarray]] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -97,9 +97,9 @@ def of_run(path: Path, name: str, allow_imports: bool, say: Callable[[str], None
     names = summary["classes"] or summary["targets"]
     interface = Interface.of(model, recipe.task, names, image, rounds=examples.decode is None)
     reference = Batches(
-        limited(split, _how_many(examples, _REFERENCE, 2**29)), CHECKED, decode=examples.decode, domains=interface.keyed
+        limited(split, _reference(_size(examples))), CHECKED, decode=examples.decode, domains=interface.keyed
     )(0)
-    split = limited(split, _how_many(examples, _MOST_CHECKED, 2**27))
+    split = limited(split, _checked(_size(examples)))
     return Subject(
         model,
         name,
@@ -132,9 +132,19 @@ def _held_out(examples: Examples) -> tuple[str, Split]:
     raise AssertionError("sources.load gives training examples")
 
 
-def _how_many(examples: Examples, most: int, most_bytes: int) -> int:
-    size = 4 * int(np.prod(examples.shape, dtype="int64")) if examples.shape else 1024
-    return max(CHECKED, min(most, most_bytes // size))
+def _size(examples: Examples) -> int:
+    """Bytes of an example."""
+    return 4 * int(np.prod(examples.shape, dtype="int64")) if examples.shape else 1024
+
+
+def _checked(size: int) -> int:
+    """How many examples of so many bytes are asked for."""
+    return max(CHECKED, min(_MOST_CHECKED, 2**27 // size))
+
+
+def _reference(size: int) -> int:
+    """How many of them the drift monitor gets."""
+    return max(CHECKED, min(_REFERENCE, 2**29 // size))
 
 
 def _requests(interface: Interface, split: Split, examples: Examples) -> dict[str, np.ndarray]:
@@ -239,9 +249,27 @@ def of_model(
         few = interface.prepare(*(values[:CHECKED] for values in requests.values()))
         interface = replace(interface, probabilities=heads.are_probabilities(model.predict_on_batch(few)))
     labels = None if labels is None else _checked_labels(labels, interface, requests)
+    count = len(first)
+    size = sum(values.nbytes for values in requests.values()) // count or 1
+    known, checked = _spread(count, _reference(size)), _spread(count, _checked(size))
+    reference = _batches(interface, {key: values[known] for key, values in requests.items()})
+    requests = {key: values[checked] for key, values in requests.items()}
+    labels = None if labels is None else labels[checked]
     accuracy = {"accuracy": TASKS[task].metrics["accuracy"]} if classes else {"rmse": TASKS[task].metrics["rmse"]}
     metrics = {key: (lambda make=make: make(len(names))) for key, make in accuracy.items()}
-    return Subject(model, name, interface, requests, labels, metrics if labels is not None else {})
+    metrics = {} if labels is None else metrics
+    return Subject(model, name, interface, requests, labels, metrics, reference=reference)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Which examples are taken, of all parts of a file that may be sorted."""
+    taken = min(count, most)
+    return np.arange(taken) * count // taken
+
+
+def _batches(interface: Interface, requests: Mapping[str, np.ndarray]) -> Iterator:
+    for start in range(0, len(next(iter(requests.values()))), CHECKED):
+        yield interface.prepare(*(values[start : start + CHECKED] for values in requests.values()))
 
 
 def _require_examples(model: keras.Model, given: Mapping[str, np.ndarray]) -> None:
@@ -257,6 +285,11 @@ def _require_examples(model: keras.Model, given: Mapping[str, np.ndarray]) -> No
                 f"inputs: examples as the model takes them, of shape (examples, {', '.join(map(str, wanted))}). Received:"
                 f" {values.shape}."
             )
+    if len({len(values) for values in given.values()}) > 1:
+        raise UserError(
+            "inputs: as many examples for each input. Received: "
+            f"{ {name: len(values) for name, values in given.items()} }."
+        )
 
 
 def _checked_labels(labels, interface: Interface, requests: Mapping[str, np.ndarray]) -> np.ndarray:
