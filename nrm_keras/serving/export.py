@@ -103,7 +103,7 @@ def export(
     path = destination.check(Path(directory), version)
     source = _source(model_or_run)
     with quiet_start():
-        from nrm_keras.serving.exporting import card, checking, formats, making, subject
+        from nrm_keras.serving.exporting import card, checking, formats, making, own_model, subject
         from nrm_keras.serving.specialize import granted
     if format != SAVED_MODEL:
         formats.require(format)
@@ -112,7 +112,7 @@ def export(
         _require_none(source, inputs=inputs, labels=labels, classes=classes, targets=targets)
         exported = subject.of_run(source, name, allow_imports, say)
     else:
-        exported = subject.of_model(source, name, inputs, labels=labels, classes=classes, targets=targets)
+        exported = own_model.of_model(source, name, inputs, labels=labels, classes=classes, targets=targets)
     model, steps = exported.model, ()
     if specialized:
         model, steps = making.specialized(exported, gate_tolerance, tolerance, say)

@@ -19,7 +19,7 @@ import nrm_keras
 from nrm_keras.cli import main
 from nrm_keras.data import files
 from nrm_keras.errors import UserError
-from nrm_keras.serving.exporting import checking, destination, heads, saved_model, subject
+from nrm_keras.serving.exporting import checking, destination, heads, own_model, saved_model
 from nrm_keras.serving.exporting.interface import Interface, resized
 
 CLASSES = ("cat", "dog's", "élan")
@@ -126,14 +126,14 @@ def test_images_are_resized_as_for_training(size, tmp_path):
 
 def test_another_model_is_refused(served, tmp_path):
     """The check can fail: a SavedModel with other weights than the Keras model it is said to be."""
-    other = subject.of_model(cnn(seed=1), "other", IMAGES, labels=LABELS, classes=CLASSES)
+    other = own_model.of_model(cnn(seed=1), "other", IMAGES, labels=LABELS, classes=CLASSES)
     with pytest.raises(UserError, match="answers as the Keras model.*Received: scores"):
         checking.check(other, served[0].path, "savedmodel", (saved_model.SERVING,), 1e-4)
 
 
 def test_a_model_that_does_not_load_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"nothing")
-    mine = subject.of_model(cnn(), "mine", IMAGES, classes=CLASSES)
+    mine = own_model.of_model(cnn(), "mine", IMAGES, classes=CLASSES)
     with pytest.raises(UserError, match="in a process of its own.*Error: "):
         checking.check(mine, tmp_path, "savedmodel", (saved_model.SERVING,), 1e-4)
 
