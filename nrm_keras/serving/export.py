@@ -157,7 +157,8 @@ def _summarize(exported: Exported, seconds: float, say: Callable[[str], None]) -
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found["differences"].items())
     say(f"Largest differences from the Keras model on {found['examples']:,} {found['split']} examples: {differences}.")
     say(
-        f"Between batches of 1, 3 and 64 and in another order answers differ by {found['batch_dependence']:.1e} at most."
+        f"Between batches of 1, 3 and 64 and in another order answers differ by {found['batch_dependence']:.1e} at most,"
+        " relative to their scale."
     )
     for name, pair in found["metrics"].items():
         say(f"{found['split'].capitalize()} {name}: {pair['keras']:.6g}, exported {pair['exported']:.6g}.")

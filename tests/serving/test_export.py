@@ -261,6 +261,24 @@ def test_probabilities_are_known_by_their_values(tmp_path):
     np.testing.assert_allclose(scores, model.predict(IMAGES.astype("float32"), verbose=0), atol=1e-5)
 
 
+def test_an_answer_that_depends_on_the_batch_is_not_exported(tmp_path):
+    inputs = keras.Input((5,), name="x")
+    out = keras.layers.Dense(3)(inputs)
+    model = keras.Model(inputs, out + 1e-4 * keras.ops.mean(out, axis=0, keepdims=True))
+    values = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    with pytest.raises(UserError, match="the same alone and in any batch, within 1e-05.*Received: values that differ"):
+        given = {"inputs": values, "labels": None, "classes": None, "specialized": False}
+        export(model, tmp_path / "new", **given, monitor=False, tolerance=0.01)
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples_are_taken_from_all_of_a_sorted_file():
+    labels = np.repeat(np.arange(3), 1000)
+    many = own_model.of_model(cnn(), "many", np.resize(IMAGES, (3000, 12, 10, 3)), labels=labels, classes=CLASSES)
+    assert many.count == 1000 and np.bincount(many.labels).min() >= 333
+    assert sum(len(batch) for batch in many.reference) == 3000
+
+
 def test_answers_that_are_not_finite_are_not_exported(tmp_path):
     model = cnn()
     model.layers[-1].bias.assign([np.nan, 0, 0])
