@@ -27,8 +27,13 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(60):
-            raise RuntimeError("the server did not end well")
+        try:
+            if self.process.wait(60):
+                raise RuntimeError("the server did not end well")
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
 
 
 def start(directory, *arguments) -> Server:
@@ -36,6 +41,8 @@ def start(directory, *arguments) -> Server:
     command = [sys.executable, "-m", "nrm_keras", "serve", str(directory), "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"the server did not start: exit status {process.wait()}")
     threading.Thread(target=process.stdout.read, daemon=True).start()
     return Server(process, line.split()[-1])
 

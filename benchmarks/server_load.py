@@ -14,10 +14,10 @@ Then one round of --seconds against the first, and 500 malformed requests, each 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
-import shutil
 import statistics
 import sys
 import tempfile
@@ -48,17 +48,14 @@ def main():
     parser.add_argument("--malformed", type=int, default=500)
     parser.add_argument("--json", metavar="PATH")
     arguments = parser.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp())
-    servers = {}
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         export(folder / "model" / "1", folder / "asked.npz", arguments.depth)
+        servers = {}
         for name, options in SERVERS.items():
             servers[name] = start(folder / "model", "--timeout", str(SLOW), *options)
+            stack.callback(servers[name].stop)
         measured = measure(servers, folder / "asked.npz", arguments)
-    finally:
-        for server in servers.values():
-            server.stop()
-        shutil.rmtree(folder)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(measured, indent=2) + "\n")
     return 0 if measured["errors"] == 0 and measured["malformed"]["other"] == 0 else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def export(
     path = destination.check(Path(directory), version)
     source = _source(model_or_run)
     with quiet_start():
-        from nrm_keras.serving.exporting import card, checking, formats, making, subject
+        from nrm_keras.serving.exporting import card, checking, formats, making, own_model, subject
         from nrm_keras.serving.specialize import granted
     if format != SAVED_MODEL:
         formats.require(format)
@@ -111,7 +112,7 @@ def export(
         _require_none(source, inputs=inputs, labels=labels, classes=classes, targets=targets)
         exported = subject.of_run(source, name, allow_imports, say)
     else:
-        exported = subject.of_model(source, name, inputs, labels=labels, classes=classes, targets=targets)
+        exported = own_model.of_model(source, name, inputs, labels=labels, classes=classes, targets=targets)
     model, steps = exported.model, ()
     if specialized:
         model, steps = making.specialized(exported, gate_tolerance, tolerance, say)
@@ -156,10 +157,11 @@ def _summarize(exported: Exported, seconds: float, say: Callable[[str], None]) -
     differences = ", ".join(f"{name} {value:.1e}" for name, value in found["differences"].items())
     say(f"Largest differences from the Keras model on {found['examples']:,} {found['split']} examples: {differences}.")
     say(
-        f"Between batches of 1, 3 and 64 and in another order answers differ by {found['batch_dependence']:.1e} at most."
+        f"Between batches of 1, 3 and 64 and in another order answers differ by {found['batch_dependence']:.1e} at most,"
+        " relative to their scale."
     )
     for name, pair in found["metrics"].items():
         say(f"{found['split'].capitalize()} {name}: {pair['keras']:.6g}, exported {pair['exported']:.6g}.")
     say(f"Exported: {path}   ({size:.1f} MB, {seconds:.0f} s). How to ask it: {path / 'README.md'}")
     if card["format"] == SAVED_MODEL:
-        say(f"Serve it: {PROGRAM} serve {path.parent} --name {card['name']}")
+        say(f"Serve it: {PROGRAM} serve {shlex.quote(str(path.parent))} --name {card['name']}")

@@ -91,8 +91,8 @@ def serve(directory: Path, options: Options | None = None) -> None:
     with contextlib.closing(listener):
         with quiet_start():
             import tensorflow  # noqa: F401
-        trust.check(version_dir, trust=options.trust)
-        model = served_model.load(version_dir, name)
+        with trust.checked(version_dir, trust=options.trust) as folder:
+            model = served_model.load(folder, name)
         example = trust.card(version_dir).get("example_request")
         asyncio.run(_serve(model, options, listener, _Example(example, version_dir / EXAMPLE_REQUEST)))
 
@@ -141,6 +141,7 @@ async def _serve(model, options: Options, listener: socket.socket, example: _Exa
 
     batcher = Batcher(
         max_batch=options.max_batch,
+        max_bytes=options.max_body,
         max_wait=options.max_wait,
         max_queue=options.max_queue,
         parallel=options.parallel,

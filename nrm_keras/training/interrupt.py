@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM end a training at the end of a step, with everything saved."""
+"""Ctrl-C and SIGTERM end a training at the end of a step, with everything saved, and other work with everything tidied up."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -31,3 +32,19 @@ def stop_on_signal(request: Callable[[], None], say: Callable[[str], None]):
         yield
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def tidy_on_sigterm():
+    """SIGTERM leaves the block as an exception, so that its temporary files go, rather than ending the process on the spot.
+
+    A handler that the program has set itself stays.
+    """
+    own = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if own:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if own:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from nrm_keras import layers, models  # noqa: F401  registers the layers with Keras
 from nrm_keras.errors import UserError
@@ -40,7 +41,8 @@ def load_model(path: str | Path, compile: bool = True) -> keras.Model:
         UserError: Keras can't load the file.
     """
     try:
-        return keras.saving.load_model(path, compile=compile, safe_mode=True)
+        with SafeModeScope(True):  # the argument alone gives way to keras.config.enable_unsafe_deserialization()
+            return keras.saving.load_model(path, compile=compile, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: a .keras file was expected. Received: {reason}") from error

@@ -4,12 +4,14 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.backend.common import global_state as keras_state
 from PIL import Image
 from scipy.special import softmax
 
@@ -17,7 +19,7 @@ import nrm_keras
 from nrm_keras.cli import main
 from nrm_keras.data import files
 from nrm_keras.errors import UserError
-from nrm_keras.serving.exporting import checking, destination, heads, saved_model, subject
+from nrm_keras.serving.exporting import checking, destination, heads, own_model, saved_model
 from nrm_keras.serving.exporting.interface import Interface, resized
 
 CLASSES = ("cat", "dog's", "élan")
@@ -124,14 +126,14 @@ def test_images_are_resized_as_for_training(size, tmp_path):
 
 def test_another_model_is_refused(served, tmp_path):
     """The check can fail: a SavedModel with other weights than the Keras model it is said to be."""
-    other = subject.of_model(cnn(seed=1), "other", IMAGES, labels=LABELS, classes=CLASSES)
+    other = own_model.of_model(cnn(seed=1), "other", IMAGES, labels=LABELS, classes=CLASSES)
     with pytest.raises(UserError, match="answers as the Keras model.*Received: scores"):
         checking.check(other, served[0].path, "savedmodel", (saved_model.SERVING,), 1e-4)
 
 
 def test_a_model_that_does_not_load_is_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"nothing")
-    mine = subject.of_model(cnn(), "mine", IMAGES, classes=CLASSES)
+    mine = own_model.of_model(cnn(), "mine", IMAGES, classes=CLASSES)
     with pytest.raises(UserError, match="in a process of its own.*Error: "):
         checking.check(mine, tmp_path, "savedmodel", (saved_model.SERVING,), 1e-4)
 
@@ -144,15 +146,40 @@ def test_nothing_is_overwritten(served, capsys):
     assert (done.path / "model_card.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, OSError])
+def stop(error):
+    if error is not SystemExit:
+        raise error("stopped")
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, UserError, OSError])
 def test_nothing_is_left_behind(error, tmp_path):
-    def stop(line):
+    def say(line):
         if line.startswith("Checking"):
             assert (next(tmp_path.glob("new/place/.1-*")) / "saved_model.pb").exists()
-            raise error("stopped")
+            stop(error)
 
     with pytest.raises(UserError if error is OSError else error):
-        export(cnn(), tmp_path / "new" / "place", monitor=False, say=stop)
+        export(cnn(), tmp_path / "new" / "place", monitor=False, say=say)
+    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limits of a process's files")
+def test_a_full_disk_is_explained(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def say(line):
+        if line.startswith("Writing"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+
+    try:
+        with pytest.raises(UserError, match="the system refused: .*Nothing was exported. Free space"):
+            export(cnn(), tmp_path / "new", monitor=False, say=say)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 
@@ -234,6 +261,24 @@ def test_probabilities_are_known_by_their_values(tmp_path):
     np.testing.assert_allclose(scores, model.predict(IMAGES.astype("float32"), verbose=0), atol=1e-5)
 
 
+def test_an_answer_that_depends_on_the_batch_is_not_exported(tmp_path):
+    inputs = keras.Input((5,), name="x")
+    out = keras.layers.Dense(3)(inputs)
+    model = keras.Model(inputs, out + 1e-4 * keras.ops.mean(out, axis=0, keepdims=True))
+    values = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    with pytest.raises(UserError, match="the same alone and in any batch, within 1e-05.*Received: values that differ"):
+        given = {"inputs": values, "labels": None, "classes": None, "specialized": False}
+        export(model, tmp_path / "new", **given, monitor=False, tolerance=0.01)
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples_are_taken_from_all_of_a_sorted_file():
+    labels = np.repeat(np.arange(3), 1000)
+    many = own_model.of_model(cnn(), "many", np.resize(IMAGES, (3000, 12, 10, 3)), labels=labels, classes=CLASSES)
+    assert many.count == 1000 and np.bincount(many.labels).min() >= 333
+    assert sum(len(batch) for batch in many.reference) == 3000
+
+
 def test_answers_that_are_not_finite_are_not_exported(tmp_path):
     model = cnn()
     model.layers[-1].bias.assign([np.nan, 0, 0])
@@ -275,8 +320,12 @@ def test_a_run_directory_runs_no_code(run, tmp_path, capsys, monkeypatch):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
     model.save(tmp_path / "lambda.keras")
-    with pytest.raises(UserError, match="a .keras file was expected"):
-        nrm_keras.export(tmp_path / "lambda.keras", tmp_path / "served", inputs=np.ones((8, 4)), say=lambda line: None)
+    keras.config.enable_unsafe_deserialization()  # as other code of the process may have done
+    try:
+        with pytest.raises(UserError, match="a .keras file was expected"):
+            nrm_keras.export(tmp_path / "lambda.keras", tmp_path / "served", inputs=np.ones((8, 4)), say=print)
+    finally:
+        keras_state.set_global_attribute("safe_mode_saving", None)
     assert not (tmp_path / "served").exists()
 
 

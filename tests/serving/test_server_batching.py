@@ -41,7 +41,7 @@ def rows(*values, width=1):
 
 async def serve(model, requests, **options):
     """The answers, of requests that arrive while a first one runs and so wait together."""
-    settings = {"max_batch": 64, "max_wait": 0.0, "max_queue": 1000, "observe": lambda *_: None}
+    settings = {"max_batch": 64, "max_bytes": 2**20, "max_wait": 0.0, "max_queue": 1000, "observe": lambda *_: None}
     batcher = Batcher(**{**settings, **options})
     try:
         model.gate.clear()
@@ -68,6 +68,13 @@ def test_a_call_holds_at_most_max_batch_rows_and_longer_requests_are_cut():
     assert max(model.calls) == 3 and sum(model.calls) == 13
     assert [answer["y"].ravel().tolist() for answer in answers][2] == [2 * value for value in range(7)]
     assert answers[3]["y"].tolist() == [[10]]
+
+
+def test_a_call_holds_at_most_max_bytes_but_for_a_single_row():
+    model = Model()
+    answers = asyncio.run(serve(model, [rows(1, 2), rows(3), rows(*range(7)), rows(5, width=9)], max_bytes=12))
+    assert sum(model.calls) == 12 and max(model.calls) == 3
+    assert [answer["y"][:, 0].tolist() for answer in answers] == [[2, 4], [6], [2 * value for value in range(7)], [10]]
 
 
 def test_only_one_shape_goes_in_a_call_and_none_is_starved():
@@ -106,7 +113,7 @@ def test_what_does_not_fit_into_the_queue_is_refused():
 
 def test_a_client_that_left_is_not_answered():
     async def leave(model):
-        batcher = Batcher(max_batch=8, max_wait=0, max_queue=9, observe=lambda *_: None)
+        batcher = Batcher(max_batch=8, max_bytes=2**20, max_wait=0, max_queue=9, observe=lambda *_: None)
         model.gate.clear()
         tasks = []
         for number in range(3):
@@ -127,7 +134,7 @@ def test_a_client_that_left_is_not_answered():
 
 async def clients(model, count, requests, **options):
     """Seconds that clients need who ask again as soon as they are answered."""
-    batcher = Batcher(max_batch=64, max_queue=1000, observe=lambda *_: None, **options)
+    batcher = Batcher(max_batch=64, max_bytes=2**20, max_queue=1000, observe=lambda *_: None, **options)
 
     async def client():
         for _ in range(requests):
@@ -156,7 +163,7 @@ def test_clients_just_answered_are_waited_for_so_calls_are_full():
 @pytest.mark.parametrize("max_wait", [0.0, 1.0])
 def test_an_idle_server_answers_at_once(max_wait):
     async def alone(model):
-        batcher = Batcher(max_batch=64, max_wait=max_wait, max_queue=9, observe=lambda *_: None)
+        batcher = Batcher(max_batch=64, max_bytes=2**20, max_wait=max_wait, max_queue=9, observe=lambda *_: None)
         await asyncio.gather(*(batcher.answer(model.signature, rows(1)) for _ in range(4)))
         await asyncio.sleep(1.5)
         began = time.perf_counter()

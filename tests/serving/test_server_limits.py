@@ -215,7 +215,7 @@ def test_a_client_that_takes_no_answer_is_dropped(server):
 
 
 def test_requests_under_way_are_answered_before_the_end(directory):
-    with served.serving(directory, "--timeout", "30") as server:
+    with served.serving(directory, "--timeout", "30", "--max-batch", "1") as server:
         asked = json.dumps({"signature_name": "slow", "instances": [2.0]}).encode()
         with concurrent.futures.ThreadPoolExecutor(4) as clients, connect(server) as half, connect(server) as idle:
             half.sendall(head(len(asked)) + asked[:10])

@@ -310,3 +310,23 @@ def test_the_command_names_what_it_found_and_trust_lets_it_pass(tmp_path, harmle
         assert server.predict(instances=[1.5])["predictions"] == [3.0]
         assert (tmp_path / "target").read_text() == "gotcha"
         assert server.stop() == 0
+
+
+def test_what_is_loaded_is_what_was_checked(harmless):
+    with trust.checked(harmless) as folder:
+        assert not folder.parent.stat().st_mode & 0o077
+        (harmless / trust.GRAPH).write_bytes(b"another graph")
+        assert served_model.load(folder, "safe").signatures["serving_default"].run({"inputs": np.ones(1, "float32")})
+    assert not folder.exists()
+
+
+def test_a_model_that_changes_while_it_is_copied_is_refused(harmless, monkeypatch):
+    copytree = shutil.copytree
+
+    def changed(source, *arguments, **options):
+        (harmless / "variables" / "more").touch()
+        return copytree(source, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "copytree", changed)
+    with pytest.raises(UserError, match="stays as it is.*have changed since the export"), trust.checked(harmless):
+        raise AssertionError("was loaded")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nrm_keras.errors import UserError
+from nrm_keras.training.interrupt import tidy_on_sigterm
 
 
 def check(directory: Path, version: int) -> Path:
@@ -43,7 +44,8 @@ def _next_version(directory: Path) -> int:
 def written(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path` to write to, which becomes `path` at the end of the block.
 
-    Where the block fails or is interrupted, the folder goes, and with it the directories that were made for it.
+    Where the block fails or is interrupted, by Ctrl-C or SIGTERM, the folder goes, and with it the directories that were
+    made for it.
 
     Raises:
         UserError: the system refuses, or another process has made that version meanwhile.
@@ -51,17 +53,18 @@ def written(path: Path) -> Iterator[Path]:
     made = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
     # not the process's number: on a volume that several containers share all of them may be number 1
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        check(path.parent, int(path.name))
-        partial.rename(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the system refused: {error}. Nothing was exported. Free space or choose another directory."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:  # the innermost first; one with something in it stays
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+    with tidy_on_sigterm():
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            check(path.parent, int(path.name))
+            partial.rename(path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: the system refused: {error}. Nothing was exported. Free space or choose another directory."
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:  # the innermost first; one with something in it stays
+                with contextlib.suppress(OSError):
+                    parent.rmdir()

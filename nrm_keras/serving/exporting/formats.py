@@ -55,6 +55,8 @@ def write(path: Path, model: keras.Model, format: str) -> None:
             # takes operations into the LiteRT model that only TensorFlow itself runs ("Flex")
             model.export(folder, verbose=False)
             {"onnx": _onnx, "litert": _litert}[format](Path(folder), path)
+    except OSError:
+        raise
     except Exception as error:  # whatever a converter meets that it doesn't know
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(

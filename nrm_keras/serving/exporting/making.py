@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from nrm_keras.serving.drift.monitor import FEWEST, DriftMonitor
 from nrm_keras.serving.exporting import formats, saved_model
@@ -50,9 +51,12 @@ def write(
         return Made(path, (saved_model.SERVING,))
     watching = _monitor(subject, model, say) if monitor else None
     say("Writing the SavedModel.")
-    saved_model.write(folder, model, interface, watching)
     signatures = tuple(saved_model.functions(model, interface, watching))
-    saved_model.write_warmup(folder, subject.name, subject.requests, signatures)
+    try:
+        saved_model.write(folder, model, interface, watching)
+        saved_model.write_warmup(folder, subject.name, subject.requests, signatures)
+    except tf.errors.OpError as error:  # TensorFlow's own writer has a full disk as one of these
+        raise OSError(error.message) from error
     return Made(folder, signatures, watching)
 
 
@@ -63,8 +67,4 @@ def _monitor(subject: Subject, model: keras.Model, say: Callable[[str], None]) -
         )
         return None
     say(f"Collecting what the drift monitor compares with, on {subject.split} data.")
-    return DriftMonitor.of(model, subject.reference or _batches(subject))
-
-
-def _batches(subject: Subject):
-    return (subject.model_inputs(start, start + CHECKED) for start in range(0, subject.count, CHECKED))
+    return DriftMonitor.of(model, subject.reference)

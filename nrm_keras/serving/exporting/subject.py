@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -11,13 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from nrm_keras import registry
-from nrm_keras.data import files, sources
+from nrm_keras.data import sources
 from nrm_keras.data.examples import Examples, Split, limited
 from nrm_keras.data.pipelines import Batches
-from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory
-from nrm_keras.serving.exporting import heads
 from nrm_keras.serving.exporting.interface import IMAGE, INPUTS, TEXT, Interface, is_image
 from nrm_keras.training.assembly import SMOKE_BATCH, SMOKE_STEPS
 from nrm_keras.training.saved import load_model
@@ -42,7 +40,7 @@ class Subject:
         labels: of those examples; None where they are unknown.
         metrics: makes each metric of the run by name.
         split: where the examples are from, in words.
-        reference: batches of what the model takes, real examples for the drift monitor; None makes them of `requests`.
+        reference: batches of what the model takes, real examples for the drift monitor.
         originals: pictures as they are on disk, in their own sizes, with what the model was shown of them.
         facts: `recipe`, `data`, `metrics` and `limits` of the model card.
     """
@@ -54,7 +52,7 @@ class Subject:
     labels: np.ndarray | None = None
     metrics: Mapping[str, Callable[[], keras.metrics.Metric]] = field(default_factory=dict)
     split: str = "given"
-    reference: tf.data.Dataset | None = None
+    reference: Iterable = ()
     originals: Sequence[tuple[np.ndarray, np.ndarray]] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -97,9 +95,9 @@ def of_run(path: Path, name: str, allow_imports: bool, say: Callable[[str], None
     names = summary["classes"] or summary["targets"]
     interface = Interface.of(model, recipe.task, names, image, rounds=examples.decode is None)
     reference = Batches(
-        limited(split, _how_many(examples, _REFERENCE, 2**29)), CHECKED, decode=examples.decode, domains=interface.keyed
+        limited(split, how_many_known(_size(examples))), CHECKED, decode=examples.decode, domains=interface.keyed
     )(0)
-    split = limited(split, _how_many(examples, _MOST_CHECKED, 2**27))
+    split = limited(split, how_many_checked(_size(examples)))
     return Subject(
         model,
         name,
@@ -132,9 +130,19 @@ def _held_out(examples: Examples) -> tuple[str, Split]:
     raise AssertionError("sources.load gives training examples")
 
 
-def _how_many(examples: Examples, most: int, most_bytes: int) -> int:
-    size = 4 * int(np.prod(examples.shape, dtype="int64")) if examples.shape else 1024
-    return max(CHECKED, min(most, most_bytes // size))
+def _size(examples: Examples) -> int:
+    """Bytes of an example."""
+    return 4 * int(np.prod(examples.shape, dtype="int64")) if examples.shape else 1024
+
+
+def how_many_checked(size: int) -> int:
+    """How many examples of so many bytes are asked for."""
+    return max(CHECKED, min(_MOST_CHECKED, 2**27 // size))
+
+
+def how_many_known(size: int) -> int:
+    """How many of them the drift monitor gets."""
+    return max(CHECKED, min(_REFERENCE, 2**29 // size))
 
 
 def _requests(interface: Interface, split: Split, examples: Examples) -> dict[str, np.ndarray]:
@@ -186,102 +194,3 @@ def _facts(loaded: loading.Loaded, summary: dict, fingerprint: str | None) -> di
 def servable(name: str) -> str:
     """A name as servers can have it in an address: `digits_adaptive-batch`."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.") or "model"
-
-
-def of_model(
-    model: keras.Model | Path,
-    name: str,
-    inputs,
-    *,
-    labels: np.ndarray | None = None,
-    classes: Sequence[str] | None = None,
-    targets: Sequence[str] | None = None,
-) -> Subject:
-    """A Keras model of one's own, or a `.keras` file, which is loaded in safe mode.
-
-    Args:
-        inputs: real examples, an array, or a dictionary of arrays where the model takes one; images as bytes (uint8) make
-            an interface of images.
-        labels: of the examples, class numbers or values, for the metric.
-        classes: the names of the classes: a model that classifies examples or positions.
-        targets: without `classes`, the names of the predicted values; None numbers them.
-
-    Raises:
-        UserError: no examples, or a model that can't be exported.
-    """
-    if isinstance(model, Path):
-        model = load_model(model, compile=False)
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-        raise UserError(
-            "export takes a run directory, a .keras file, or a built functional or sequential Keras model."
-            f" Received: {type(model).__name__}. A model with call() of its own can be wrapped: keras.Model(inputs, model(inputs))."
-        )
-    if inputs is None:
-        raise UserError("A model of one's own is checked on real examples. Received: none. Give inputs=examples.")
-    rank = len(model.outputs[0].shape)
-    task = "regression" if classes is None else "segmentation" if rank > 2 else "classification"
-    names = classes or targets or [str(number) for number in range(model.outputs[0].shape[-1])]
-    given = inputs if isinstance(inputs, Mapping) else {INPUTS: inputs}
-    given = {key: np.asarray(values) for key, values in given.items()}
-    _require_examples(model, given)
-    first = next(iter(given.values()))
-    interface = Interface.of(
-        model,
-        task,
-        names,
-        is_image(first.shape[1:], first.dtype),
-        rounds=False,
-        probabilities=heads.gives_probabilities(model),
-    )
-    requests = given if interface.keyed else dict(zip(interface.specs, given.values(), strict=True))
-    requests = {key: _as_sent(requests, key, dtype) for key, (_, dtype) in interface.specs.items()}
-    if classes and not interface.probabilities:
-        few = interface.prepare(*(values[:CHECKED] for values in requests.values()))
-        interface = replace(interface, probabilities=heads.are_probabilities(model.predict_on_batch(few)))
-    labels = None if labels is None else _checked_labels(labels, interface, requests)
-    accuracy = {"accuracy": TASKS[task].metrics["accuracy"]} if classes else {"rmse": TASKS[task].metrics["rmse"]}
-    metrics = {key: (lambda make=make: make(len(names))) for key, make in accuracy.items()}
-    return Subject(model, name, interface, requests, labels, metrics if labels is not None else {})
-
-
-def _require_examples(model: keras.Model, given: Mapping[str, np.ndarray]) -> None:
-    """Checks that the arrays are examples of what the model takes; images of bytes may have another size."""
-    taken = model.input if isinstance(model.input, Mapping) else dict(zip(given, model.inputs, strict=False))
-    for name, values in given.items():
-        if name not in taken:
-            continue
-        wanted, image = taken[name].shape[1:], is_image(values.shape[1:], values.dtype)
-        sizes = zip(wanted[-1:] if image else wanted, values.shape[-1:] if image else values.shape[1:], strict=False)
-        if values.ndim != len(wanted) + 1 or any(want not in (None, have) for want, have in sizes):
-            raise UserError(
-                f"inputs: examples as the model takes them, of shape (examples, {', '.join(map(str, wanted))}). Received:"
-                f" {values.shape}."
-            )
-
-
-def _checked_labels(labels, interface: Interface, requests: Mapping[str, np.ndarray]) -> np.ndarray:
-    labels, count = files.numbers(np.asarray(labels), "labels"), len(next(iter(requests.values())))
-    classes = None if interface.task == "regression" else len(interface.names)
-    if labels.shape[:1] != (count,) or (
-        classes and (labels.dtype.kind not in "iu" or not (labels >= 0).all() or (labels >= classes).any())
-    ):
-        what = f"class numbers from 0 to {classes - 1}" if classes else "numbers"
-        raise UserError(
-            f"labels: {what}, one for each of the {count} examples. Received: {labels.dtype} of shape {labels.shape}"
-            f"{f', from {labels.min():g} to {labels.max():g}' if labels.size else ''}."
-        )
-    if not classes:
-        return labels.reshape(count, -1)
-    if interface.task == "classification" and labels.ndim != 1:
-        raise UserError(
-            f"labels: one class number for each example. Received: shape {labels.shape}, such as one-hot rows have."
-        )
-    return labels
-
-
-def _as_sent(given: Mapping[str, np.ndarray], name: str, dtype: str) -> np.ndarray:
-    if name not in given or not len(given[name]):
-        raise UserError(f"Examples are needed for each input of the model. Received: none for {name}.")
-    if dtype == "string":
-        return np.array([text if isinstance(text, bytes) else str(text).encode() for text in given[name]])
-    return files.numbers(np.asarray(given[name]), f"inputs: {name}").astype(dtype)

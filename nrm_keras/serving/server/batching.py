@@ -1,9 +1,9 @@
 """Requests that wait for the model are put together and answered by one call.
 
-While a call runs, others queue; when it ends, those of one signature and shape go into the next call together, up to a number of rows.
-So the batch follows the load by itself, and a request that finds the server idle goes at once. Clients that were just answered come
-back within moments: for them, and only if there were several, the next call waits a little, or it would often leave with one request
-and let all the others wait for the call behind it.
+While a call runs, others queue; when it ends, those of one signature and shape go into the next call together, up to a number of rows
+and bytes. So the batch follows the load by itself, and a request that finds the server idle goes at once. Clients that were just
+answered come back within moments: for them, and only if there were several, the next call waits a little, or it would often leave with
+one request and let all the others wait for the call behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from http import HTTPStatus
 import numpy as np
 
 from nrm_keras.serving.server.refusal import Refusal
-from nrm_keras.serving.server.served_model import Arrays, Signature
+from nrm_keras.serving.server.served_model import Arrays, Signature, bytes_of
 
 Observer = Callable[[Signature, Arrays, float], None]
 
@@ -28,6 +28,7 @@ class _Waiting:
     signature: Signature
     arrays: Arrays
     rows: int
+    bytes: int
     answer: asyncio.Future = field(repr=False)
 
     @property
@@ -41,14 +42,18 @@ class Batcher:
 
     Args:
         max_batch: Rows of one call at most. A longer request is cut.
+        max_bytes: What the arrays of one call take at most, if they have more than a row.
         max_wait: Seconds that a call waits at most for clients that were just answered.
         max_queue: Rows that wait at most.
         parallel: Calls at a time.
         observe: Is told the signature, the arrays and the seconds of each call that succeeded.
     """
 
-    def __init__(self, *, max_batch: int, max_wait: float, max_queue: int, parallel: int = 1, observe: Observer):
+    def __init__(
+        self, *, max_batch: int, max_bytes: int, max_wait: float, max_queue: int, parallel: int = 1, observe: Observer
+    ):
         self.max_batch = max_batch
+        self.max_bytes = max_bytes
         self.max_wait = max_wait
         self.max_queue = max_queue
         self.queued = 0  # rows
@@ -74,9 +79,10 @@ class Batcher:
                 Retry_After="1",
             )
         pieces = [arrays]
-        if signature.by_row and rows > self.max_batch:
-            cuts = range(0, rows, self.max_batch)
-            pieces = [{name: array[cut : cut + self.max_batch] for name, array in arrays.items()} for cut in cuts]
+        if signature.by_row:
+            most = max(1, min(self.max_batch, self.max_bytes * rows // max(1, bytes_of(arrays))))
+            cuts = range(0, rows, most)
+            pieces = [{name: array[cut : cut + most] for name, array in arrays.items()} for cut in cuts]
         waiting = [self._enqueue(signature, piece) for piece in pieces]
         try:
             answers = await asyncio.gather(*waiting)
@@ -98,7 +104,7 @@ class Batcher:
     def _enqueue(self, signature: Signature, arrays: Arrays) -> asyncio.Future:
         rows = len(next(iter(arrays.values()))) if signature.by_row else 1
         answer = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(signature, arrays, rows, answer)
+        waiting = _Waiting(signature, arrays, rows, bytes_of(arrays), answer)
         self._queue.append(waiting)
         self.queued += rows
         self._changed.set()
@@ -132,13 +138,12 @@ class Batcher:
 
     def _take(self) -> list[_Waiting]:
         """The request that waits longest, and others of its kind, in order."""
-        batch, others, rows = [], deque(), 0
+        batch, others, rows, size = [], deque(), 0, 0
         for waiting in self._queue:
-            if not batch or (
-                waiting.signature.by_row and waiting.kind == batch[0].kind and rows + waiting.rows <= self.max_batch
-            ):
+            fits = rows + waiting.rows <= self.max_batch and size + waiting.bytes <= self.max_bytes
+            if not batch or (fits and waiting.signature.by_row and waiting.kind == batch[0].kind):
                 batch.append(waiting)
-                rows += waiting.rows
+                rows, size = rows + waiting.rows, size + waiting.bytes
             else:
                 others.append(waiting)
         self._queue = others

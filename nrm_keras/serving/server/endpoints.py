@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -18,12 +21,12 @@ from nrm_keras.serving.server.batching import Batcher
 from nrm_keras.serving.server.connections import Connection, error
 from nrm_keras.serving.server.metrics import ServerMetrics
 from nrm_keras.serving.server.refusal import Refusal
-from nrm_keras.serving.server.served_model import ServedModel
+from nrm_keras.serving.server.served_model import ServedModel, bytes_of
 
 PATH = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[^/:]+))?(?P<what>/metadata|:[a-z]+)?")
 PREDICT = ":predict"
 IN_THREAD = 2**18  # bytes of a body that is read beside the loop, so that others are answered meanwhile
-BODIES = 16  # times max_body: what the bodies of all requests under way may take together
+BODIES = 16  # times max_body: what all requests under way may take together, first as bodies, then as arrays
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Endpoints:
         self.model, self.batcher, self.metrics, self.limits = model, batcher, metrics, limits
         self.running = 0
         self.stopping = False
-        self._held = 0  # bytes of bodies whose requests are under way
+        self._held = 0  # bytes of the requests under way
+        # one: JSON takes twenty times its length as Python's lists
+        self._json = ThreadPoolExecutor(1, "json")
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """Any request to its answer."""
@@ -110,18 +115,44 @@ class Endpoints:
         return {"model_version_status": [{"version": str(self.model.version), "state": "AVAILABLE", "status": status}]}
 
     async def _predict(self, request: web.BaseRequest) -> web.Response:
-        body = bytearray()
-        try:
-            await self._read(request, body)
-            asked = (body, self.model.signatures, self.limits.max_rows)
-            question = await asyncio.to_thread(rest.parse, *asked) if len(body) > IN_THREAD else rest.parse(*asked)
+        with self._holding() as hold:
+            body = await self._read(request, hold)
+            asked = (rest.parse, body, self.model.signatures, self.limits.max_rows)
+            question = await self._beside(len(body) > IN_THREAD, *asked)
+            hold(bytes_of(question.arrays) - len(body))
+            del body, asked  # not needed while the arrays wait
             outputs = await self.batcher.answer(question.signature, question.arrays)
-        finally:
-            self._held -= len(body)
-        return web.Response(body=rest.render(question, outputs), content_type="application/json")
+            written = await self._beside(rest.is_large(outputs), rest.render, question, outputs)
+        return web.Response(body=written, content_type="application/json")
 
-    async def _read(self, request: web.BaseRequest, body: bytearray) -> None:
-        """Reads the body within the limits of size and time."""
+    async def _beside(self, is_large: bool, function: Callable, *given):
+        """What a function gives; of what is large, in a thread of its own, one after the other."""
+        if not is_large:
+            return function(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._json, function, *given)
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """Counts what a request takes: the block calls `hold` with the bytes more, or fewer, and they are let go at its end."""
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            held += size
+            self._held += size
+            if size > 0 and self._held > BODIES * self.limits.max_body:
+                raise Refusal(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "Too many large requests at once. Try again soon.", Retry_After="1"
+                )
+
+        try:
+            yield hold
+        finally:
+            self._held -= held
+
+    async def _read(self, request: web.BaseRequest, hold: Callable[[int], None]) -> bytearray:
+        """The body, read within the limits of size and time."""
+        body = bytearray()
         if (request.content_length or 0) > self.limits.max_body:
             raise self._too_large(f"{request.content_length} bytes")
         if request.headers.get("Expect", "").lower() == "100-continue":
@@ -131,8 +162,9 @@ class Endpoints:
             async with asyncio.timeout(self.limits.timeout):
                 async for part in request.content.iter_any():
                     body += part
-                    self._held += len(part)
-                    self._check_size(len(body))
+                    hold(len(part))
+                    if len(body) > self.limits.max_body:
+                        raise self._too_large("more")
         except TimeoutError:
             raise Refusal(
                 HTTPStatus.REQUEST_TIMEOUT,
@@ -143,14 +175,7 @@ class Endpoints:
             raise Refusal(
                 HTTPStatus.BAD_REQUEST, f"The body is sent as its head says. Received: {failure!s:.200}."
             ) from None
-
-    def _check_size(self, size: int) -> None:
-        if size > self.limits.max_body:
-            raise self._too_large("more")
-        if self._held > BODIES * self.limits.max_body:
-            raise Refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE, "Too many large bodies arrive at once. Try again soon.", Retry_After="1"
-            )
+        return body
 
     def _too_large(self, received: str) -> Refusal:
         return Refusal(

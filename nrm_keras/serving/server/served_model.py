@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,13 @@ class ServedModel:
     loaded: object = field(repr=False)  # the functions live only as long as this does
 
 
+def bytes_of(arrays: Arrays) -> int:
+    """What arrays take, with their strings."""
+    return sum(
+        sum(map(sys.getsizeof, array.flat)) if array.dtype == object else array.nbytes for array in arrays.values()
+    )
+
+
 def newest_version(directory: Path) -> Path:
     """The version folder with the highest number, the one that TensorFlow Serving would serve."""
     directory = Path(directory)
@@ -110,9 +118,11 @@ def load(version_dir: Path, name: str) -> ServedModel:
 def _signature(name: str, function) -> Signature:
     import tensorflow as tf
 
-    inputs = {key: _spec(spec) for key, spec in function.structured_input_signature[1].items()}
-    outputs = {key: _spec(spec) for key, spec in function.structured_outputs.items()}
-    dtypes = {key: spec.dtype for key, spec in function.structured_input_signature[1].items()}
+    taken, given = function.structured_input_signature[1], function.structured_outputs
+    _require_json(name, taken, given)
+    inputs = {key: _spec(spec) for key, spec in taken.items()}
+    outputs = {key: _spec(spec) for key, spec in given.items()}
+    dtypes = {key: spec.dtype for key, spec in taken.items()}
 
     def run(arrays: Arrays) -> dict[str, np.ndarray]:
         tensors = {key: tf.constant(array, dtypes[key]) for key, array in arrays.items()}
@@ -120,6 +130,24 @@ def _signature(name: str, function) -> Signature:
         return {key: np.asarray(answers[key].numpy(), outputs[key].dtype) for key in outputs}
 
     return Signature(name, inputs, outputs, run)
+
+
+def _require_json(signature: str, inputs: Mapping, outputs: Mapping) -> None:
+    """Raises where JSON can't say what a signature takes and gives."""
+    import tensorflow as tf
+
+    dtypes = {name: spec.dtype for tensors in (inputs, outputs) for name, spec in tensors.items()}
+    odd = [
+        f"{name!r} of {dtype.name}"
+        for name, dtype in dtypes.items()
+        if not (dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype == tf.string)
+    ]
+    if odd or not inputs or not outputs:
+        received = ", ".join(odd) or f"no {'outputs' if inputs else 'inputs'}"
+        raise UserError(
+            "A served signature has inputs and outputs of real numbers, true or false, or strings. Received: signature"
+            f" {signature!r} with {received}. Save the model without this signature."
+        )
 
 
 def _spec(spec) -> TensorSpec:

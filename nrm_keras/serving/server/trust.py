@@ -8,12 +8,17 @@ see: a model may still eat memory or time, or meet a flaw in one of TensorFlow's
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from nrm_keras.errors import UserError
 from nrm_keras.serving.digest import MODEL_CARD, digest, files
+from nrm_keras.training.interrupt import tidy_on_sigterm
 
 GRAPH = "saved_model.pb"
 OTHER_GRAPHS = ("saved_model.pbtxt", "saved_model.cpb")  # some loaders prefer them to the one that was searched
@@ -47,6 +52,29 @@ def check(version_dir: Path, *, trust: bool = False) -> None:
             "Export the run again, or, if you know who made this model and would run a program of theirs, add --trust."
         )
     print(f"Warning: {version_dir} is served because of --trust:{listed}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def checked(version_dir: Path, *, trust: bool = False) -> Iterator[Path]:
+    """The folder to load a checked model from: what was checked can't be changed before it is loaded.
+
+    That is a copy that nobody else can write to, and that goes at the end of the block; with trust, the folder itself.
+
+    Raises:
+        UserError: As `check` does, and where the files change meanwhile.
+    """
+    check(version_dir, trust=trust)
+    if trust:
+        yield version_dir
+        return
+    with tidy_on_sigterm(), tempfile.TemporaryDirectory() as private:
+        copy = Path(private, version_dir.name)
+        shutil.copytree(version_dir, copy, symlinks=True)
+        if found := objections(copy):
+            raise UserError(
+                f"A model stays as it is while it is read. Received: {version_dir}, with {found[0]}. Serve it again."
+            )
+        yield copy
 
 
 def objections(version_dir: Path) -> list[str]:
