@@ -9,24 +9,7 @@ import nrm_keras.layers as own
 from nrm_keras.errors import UserError
 from nrm_keras.serving.specialization.layers import Affine
 from nrm_keras.serving.specialize import specialize
-
-RANDOM = {
-    "gamma": lambda rng, shape: rng.uniform(0.5, 1.5, shape),
-    "beta": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "bias": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "moving_mean": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "moving_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
-    "gate_delta": lambda rng, shape: rng.normal(scale=0.05, size=shape),
-}
-
-
-def randomized(model, seed=0):
-    """As if it had been trained: no weight at the value that would hide a mistake."""
-    rng = np.random.default_rng(seed)
-    for variable in model.variables:
-        if variable.name in RANDOM:
-            variable.assign(RANDOM[variable.name](rng, variable.shape))
-    return model
+from tests.trained import randomized
 
 
 def examples(model, count=5):
