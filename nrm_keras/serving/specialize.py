@@ -49,9 +49,11 @@ def specialize(
     Batch normalization, ours and Keras', is folded into the linear layer in front of it: a dense layer or convolution
     without an activation whose output goes nowhere else. Elsewhere, its four constants per channel become two. The gate
     of `AdaptiveNormalization` is a constant; where it is all but 1 the layer becomes batch normalization, which may then
-    be folded, unless that takes more than half of the tolerance. Likewise `SwitchableNormalization` becomes the
-    normalizer that has all of its weights. Dropout and the like are left out. Models inside models, and inside of
-    wrappers, are treated alike. What is inside of a layer or model with code of its own is left, and a step says so.
+    be folded, and where it is all but 0 group normalization, unless that takes more than half of the tolerance. Likewise
+    `SwitchableNormalization` becomes the normalizer that has all of its weights. `GroupNormalization` that pools positions
+    has its constants worked out. Dropout and the like are left out. Models inside models, and inside of wrappers, are
+    treated alike. What is inside of a layer or model with code of its own is left, and so is what would lose digits to
+    large means; a step says so.
 
     Args:
         model: a built model. The original stays as it is.

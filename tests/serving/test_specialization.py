@@ -9,24 +9,9 @@ import nrm_keras.layers as own
 from nrm_keras.errors import UserError
 from nrm_keras.serving.specialization.layers import Affine
 from nrm_keras.serving.specialize import specialize
+from tests.trained import randomized
 
-RANDOM = {
-    "gamma": lambda rng, shape: rng.uniform(0.5, 1.5, shape),
-    "beta": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "bias": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "moving_mean": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "moving_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
-    "gate_delta": lambda rng, shape: rng.normal(scale=0.05, size=shape),
-}
-
-
-def randomized(model, seed=0):
-    """As if it had been trained: no weight at the value that would hide a mistake."""
-    rng = np.random.default_rng(seed)
-    for variable in model.variables:
-        if variable.name in RANDOM:
-            variable.assign(RANDOM[variable.name](rng, variable.shape))
-    return model
+LARGE_MEAN = "left as it is: a running mean is more than 100 deviations from 0"
 
 
 def examples(model, count=5):
@@ -156,7 +141,7 @@ CHAINS = {
     "frozen": ([conv(trainable=False), k.BatchNormalization(trainable=False)], []),
     "group normalization": (
         [conv(), own.GroupNormalization(3), conv(), k.BatchNormalization()],
-        ["GroupNormalization"],
+        ["FixedMixture"],
     ),
     "each with its own channels": ([k.Dense(4), k.Permute((3, 1, 2)), k.BatchNormalization(axis=1)], ["Affine"]),
 }
@@ -276,7 +261,19 @@ def test_large_means_keep_the_normalizer():
     norm = own.BatchNormalization()
     model = network((3,), norm)
     norm.moving_mean.assign([1e5, -1e5, 0.0])
-    assert normalizers(specialize(model, examples(model)).model) == ["BatchNormalization"]
+    specialized = specialize(model, examples(model))
+    assert normalizers(specialized.model) == ["BatchNormalization"]
+    assert [step.what for step in specialized.steps] == [LARGE_MEAN]
+
+
+def test_group_normalization_of_large_means_is_left():
+    model = network(IMAGE, own.GroupNormalization(1, epsilon=1e-6))
+    x = examples(model)
+    assert normalizers(specialize(model, x).model) == ["FixedMixture"]
+    far = specialize(model, x + 1e4)
+    assert normalizers(far.model) == ["GroupNormalization"]
+    assert far.steps[0].what.startswith("left as it is")
+    np.testing.assert_allclose(far.model(x + 1e4), model(x + 1e4), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

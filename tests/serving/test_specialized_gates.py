@@ -9,6 +9,7 @@ import nrm_keras.layers as own
 from nrm_keras.serving.specialize import specialize
 
 SHAPES = {"image": (6, 6, 8), "series": (5, 8), "row": (8,), "volume": (3, 3, 3, 8)}
+LARGE_MEAN = "left as it is: a running mean is more than 100 deviations from 0"
 OPTIONS = {
     "layer": {},
     "group": {"alternative": "group", "groups": 4},
@@ -84,16 +85,55 @@ def test_channels_first():
     assert_same(new, model, x)
 
 
-def test_padding_stays_out_of_the_statistics():
-    inputs = keras.Input((7, 4))
-    norm = own.AdaptiveNormalization(positions="pooled", alternative="group", groups=2)
+@pytest.mark.parametrize("options", [{}, {"alternative": "group", "groups": 2}], ids=["layer", "group"])
+def test_padding_stays_out_of_the_statistics(options):
+    inputs = keras.Input((8, 4))
+    norm = own.AdaptiveNormalization(positions="pooled", **options)
     model = keras.Model(inputs, norm(k.Masking(0.0)(inputs)))
-    x = examples((7, 4))
+    x = examples((8, 4))
     model(x, training=True)
-    x[:, 4:] = 0
+    x[:, 5:] = 0
     new = specialize(model, x).model
     assert kinds(new) == ["Masking", "FixedMixture"]
-    np.testing.assert_allclose(new(x)[:, :4], model(x, training=False)[:, :4], rtol=0, atol=5e-6)
+    np.testing.assert_allclose(new(x)[:, :5], model(x, training=False)[:, :5], rtol=0, atol=5e-6)
+
+
+def test_one_layer_on_images_of_many_sizes():
+    """Built for the first of them; 25 positions can't stand side by side as 36 can, and some are not known."""
+    shapes = (6, 6, 4), (5, 5, 4), (None, 3, 4)
+    norm, inputs = own.AdaptiveNormalization(), [keras.Input(shape) for shape in shapes]
+    model = keras.Model(inputs, [norm(x) for x in inputs])
+    x = [examples([size or 7 for size in shape]) for shape in shapes]
+    model(x, training=True)
+    new = specialize(model, x).model
+    assert kinds(new)[-1] == "FixedMixture"
+    for one, other in zip(new(x), model(x, training=False), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("offset, left", [(0, "FixedMixture"), (90, "FixedMixture"), (1e4, "AdaptiveNormalization")])
+def test_digits_of_large_means(offset, left):
+    """Against the equation in float64; of a mean of 1e4 deviations, a factor and an offset would keep three digits."""
+    norm = own.AdaptiveNormalization()
+    model = trained(norm, SHAPES["image"])
+    shift = np.float32(offset * np.sqrt(np.min(norm.moving_variance)))
+    norm.moving_mean.assign_add(np.full(8, shift))
+    set_gate(norm, 0.6)
+    x = examples(SHAPES["image"]) + shift
+    new = specialize(model, x, tolerance=1e-4)
+    assert kinds(new.model) == [left]
+    assert (new.steps[0].what == LARGE_MEAN) == (offset == 1e4)
+    exact = x.astype("float64")
+    gamma, beta, mean, variance = (
+        np.array(v, "float64") for v in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    own_mean, own_variance = (getattr(exact, name)((1, 2, 3), keepdims=True) for name in ("mean", "var"))
+    batch = (exact - mean) / np.sqrt(variance + norm.epsilon)
+    layer = (exact - own_mean) / np.sqrt(own_variance + norm.epsilon)
+    expected = gamma * (0.6 * batch + 0.4 * layer) + beta
+    np.testing.assert_allclose(
+        new.model(x), expected, rtol=0, atol=5e-6 + (3e-7 * offset if left == "FixedMixture" else 0)
+    )
 
 
 @pytest.mark.parametrize("options", ["layer", "group", "channel gate", "neither gamma nor beta", "large epsilon"])
@@ -137,7 +177,8 @@ def test_a_gate_that_matters_is_kept():
     assert_same(specialized.model, model, x)
 
 
-def test_a_gate_near_0_is_the_alternative():
+@pytest.mark.parametrize("tolerance, rounded", [(1e-2, True), (1e-6, False)])
+def test_a_gate_near_0_becomes_the_alternative(tolerance, rounded):
     norm = own.AdaptiveNormalization(alternative="group", groups=2)
     model = trained(norm, SHAPES["image"])
     set_gate(norm, 1e-4)
@@ -146,11 +187,34 @@ def test_a_gate_near_0_is_the_alternative():
     other = keras.Model(model.input, group(model.input))
     for name in ("gamma", "beta"):
         getattr(group, name).assign(getattr(norm, name))
-    assert_same(specialize(model, x).model, other, x, atol=1e-3)
+    specialized = specialize(model, x, tolerance=tolerance)
+    became = ["its gate is 0.00010: became group normalization", "constants worked out"]
+    assert [step.what for step in specialized.steps] == (
+        became if rounded else ["its gate is 0.00010: constants worked out"]
+    )
+    assert_same(specialized.model, other, x, atol=1e-3)
+    assert_same(specialized.model, model, x, atol=1e-3 if rounded else 5e-6)
+
+
+def test_what_is_left_of_batch_normalization_is_made_up_for():
+    """Nearer to the mixture than group normalization with its gamma and beta."""
+    norm = own.AdaptiveNormalization(alternative="group", groups=2)
+    model = trained(norm, SHAPES["image"], spread=0.1)
+    set_gate(norm, 0.001)
+    x = examples(SHAPES["image"], 64, spread=0.1)
+    y = np.array(model(x, training=False))
+    plain = own.GroupNormalization(2)
+    other = keras.Model(model.input, plain(model.input))
+    for name in ("gamma", "beta"):
+        getattr(plain, name).assign(getattr(norm, name))
+    made_up = specialize(model, x, gate_tolerance=2e-3, tolerance=1e-2)
+    assert "became group" in made_up.steps[0].what
+    errors = [np.abs(np.array(one(x, training=False)) - y).mean() for one in (made_up.model, other)]
+    assert errors[0] < 0.75 * errors[1]
 
 
 @pytest.mark.parametrize(
-    "weights, left", [("batch", []), ("layer", ["GroupNormalization"]), ("instance", ["InstanceNormalization"])]
+    "weights, left", [("batch", []), ("layer", ["FixedMixture"]), ("instance", ["InstanceNormalization"])]
 )
 def test_a_switch_with_all_weight_on_one(weights, left):
     norm = own.SwitchableNormalization()

@@ -9,21 +9,7 @@ import tensorflow as tf
 
 import nrm_keras
 from nrm_keras import layers
-
-RANDOM = {
-    "gamma": lambda rng, shape: rng.uniform(0.5, 1.5, shape),
-    "beta": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "moving_mean": lambda rng, shape: rng.normal(scale=0.3, size=shape),
-    "moving_variance": lambda rng, shape: rng.uniform(0.5, 2.0, shape),
-}
-
-
-def randomized(model, seed=0):
-    rng = np.random.default_rng(seed)
-    for variable in model.variables:
-        if variable.name in RANDOM:
-            variable.assign(RANDOM[variable.name](rng, variable.shape))
-    return model
+from tests.trained import randomized
 
 
 def values(model):

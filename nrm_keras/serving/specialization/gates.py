@@ -44,42 +44,73 @@ def of_source(layer: SwitchableNormalization, name: str):
 
 
 def batch_normalization(layer: AdaptiveNormalization) -> BatchNormalization:
-    """The batch normalization that an adaptive layer is whose gate is all but 1.
-
-    gamma and beta make up for the rest, as if each example had the mean and variance that the running statistics expect.
-    """
+    """The batch normalization that an adaptive layer is whose gate is all but 1."""
     new = BatchNormalization(**options(layer, BatchNormalization) | {"scale": True, "center": True})
     new.build(input_shape(layer))
     carry(layer, new)
-    rest, gamma, beta = 1 - gate(layer), *_affine(layer)
-    mean, expected = _expected(layer)
-    shift = array(layer.moving_mean) - mean
-    values = {
-        "gamma": gamma * (1 - rest + rest * deviation(layer) / expected),
-        "beta": beta + gamma * rest * shift / expected,
-    }
-    assign(new, values.items())
+    _make_up(layer, new, 1 - gate(layer), _running(layer), _expected(layer))
     return new
 
 
-def fixed_mixture(layer: AdaptiveNormalization) -> FixedMixture:
+def alternative(layer: AdaptiveNormalization) -> GroupNormalization:
+    """The normalization of each example that an adaptive layer is whose gate is all but 0."""
+    shared = options(layer, GroupNormalization) | {"scale": True, "center": True}
+    new = GroupNormalization(**shared, groups=layer._resolved_groups, positions=_positions(layer))
+    new.build(input_shape(layer))
+    _make_up(layer, new, gate(layer), _expected(layer), _running(layer))
+    return new
+
+
+def is_alternative(layer) -> bool:
+    """Whether it is a normalization of each example over its positions, and no subclass, which may mean something else."""
+    return type(layer) is GroupNormalization and layer.positions == "pooled"
+
+
+def fixed_mixture(layer: AdaptiveNormalization | GroupNormalization) -> FixedMixture:
     """The same mixture, with its gate and running statistics as constants."""
-    positions = "separate" if layer._separate else "pooled"
     new = FixedMixture(
-        layer.axis, layer.epsilon, layer._resolved_groups, positions, name=layer.name, dtype=layer.dtype_policy
+        layer.axis, layer.epsilon, layer._resolved_groups, _positions(layer), name=layer.name, dtype=layer.dtype_policy
     )
     new.build(input_shape(layer))
-    lam, gamma, beta = gate(layer), *_affine(layer)
+    gamma, beta = _affine(layer)
+    if isinstance(layer, GroupNormalization):
+        new.set_constants(factor=np.zeros_like(gamma), offset=beta, share=gamma)
+        return new
+    lam = gate(layer)
     factor = lam * gamma / deviation(layer)
-    offset = beta - array(layer.moving_mean) * factor
-    assign(new, {"factor": factor, "offset": offset, "share": (1 - lam) * gamma}.items())
+    new.set_constants(factor, offset=beta - array(layer.moving_mean) * factor, share=(1 - lam) * gamma)
     return new
+
+
+def _positions(layer):
+    if isinstance(layer, GroupNormalization):
+        return layer.positions
+    return "separate" if layer._separate else "pooled"
+
+
+def _make_up(layer, new, rest, kept, other):
+    """Sets gamma and beta of the normalizer that all but `rest` of a layer is, so that they make up for that rest.
+
+    As if each example had the statistics that `kept` and `other`, each a mean and a deviation, expect.
+    """
+    gamma, beta = _affine(layer)
+    (mean, spread), (other_mean, other_spread) = kept, other
+    values = {
+        "gamma": gamma * (1 - rest + rest * spread / other_spread),
+        "beta": beta + gamma * rest * (mean - other_mean) / other_spread,
+    }
+    assign(new, values.items())
 
 
 def _affine(layer):
-    channels = layer.moving_mean.shape
+    channels = (input_shape(layer)[layer.axis],)
     gamma = np.ones(channels) if layer.gamma is None else array(layer.gamma)
     return gamma, np.zeros(channels) if layer.beta is None else array(layer.beta)
+
+
+def _running(layer):
+    """Mean and deviation of each channel."""
+    return array(layer.moving_mean), deviation(layer)
 
 
 def _expected(layer):

@@ -1,14 +1,19 @@
 """What normalizers become at inference: their constant parts are worked out beforehand."""
 
+import math
+
 import keras
+import numpy as np
 from keras import ops
 
-from nrm_keras.layers import closed_form, kernel
+from nrm_keras.layers import closed_form
 from nrm_keras.layers.moments import Tensor, four_axes, reciprocal, reshape
 from nrm_keras.layers.normalizer import Normalizer
 
 # Of a variance of 1 with it, TensorFlow's kernel takes the root.
 _EPSILON = 1e-3
+# TensorFlow broadcasts along short rows slowly: several positions side by side make a row of this many numbers.
+_ROW = 256
 
 
 @keras.saving.register_keras_serializable(package="nrm_keras")
@@ -84,7 +89,8 @@ class FixedMixture(Normalizer):
         positions: "pooled", if the positions of an example share their statistics, or "separate".
         **kwargs: Arguments of `keras.layers.Layer`.
 
-    Call arguments, shapes and dtypes: see `Normalizer`. `factor`, `offset` and `share` have shape `(channels,)`.
+    Call arguments, shapes and dtypes: see `Normalizer`. `factor`, `offset` and `share` hold one number per channel, where
+    positions are pooled over and over for some positions side by side; `set_constants` sets them.
 
     Example:
 
@@ -93,7 +99,7 @@ class FixedMixture(Normalizer):
     >>> from nrm_keras.serving.specialization.layers import FixedMixture
     >>> layer = FixedMixture(epsilon=0.0)
     >>> layer.build((None, 2))
-    >>> layer.set_weights([np.zeros(2), np.zeros(2), np.ones(2)])
+    >>> layer.set_constants(factor=np.zeros(2), offset=np.zeros(2), share=np.ones(2))
     >>> print(keras.ops.convert_to_numpy(layer(np.array([[1.0, 5.0]], "float32"))))
     [[-1.  1.]]
     """
@@ -102,24 +108,39 @@ class FixedMixture(Normalizer):
         super().__init__(axis=axis, epsilon=epsilon, center=False, scale=False, **kwargs)
         self.groups = groups
         self.positions = positions
+        self._columns = 1
 
     def build(self, input_shape):
         super().build(input_shape)
-        shape = (input_shape[self.axis],)
+        channels, positions = input_shape[self.axis], _positions(input_shape)
+        if self._has_rows(input_shape) and self.positions == "pooled" and positions:
+            self._columns = math.gcd(positions, max(1, _ROW // channels))
+        shape = (self._columns * channels,)
         self.factor, self.offset, self.share = (
             self.add_precise_weight(name=name, shape=shape, initializer="zeros", trainable=False)
             for name in ("factor", "offset", "share")
         )
 
+    def set_constants(self, factor: np.ndarray, offset: np.ndarray, share: np.ndarray) -> None:
+        """Sets the weights, each from one number per channel."""
+        for variable, value in zip((self.factor, self.offset, self.share), (factor, offset, share), strict=True):
+            variable.assign(np.tile(value, self._columns))
+
     def call(self, inputs, training=None, mask=None):
-        rank = len(inputs.shape)
-        if mask is not None or self.groups > 1 or self.axis % rank != rank - 1:
+        shape = tuple(inputs.shape)
+        if mask is not None or not self._has_rows(shape):
             return super().call(inputs, training, mask)
-        # The usual case without a reshape: for one example, what counts is the number of operations.
+        # The usual case as it lies in memory: for one example, what counts is the number of operations.
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, self._weight_dtype))
-        axes = -1 if self.positions == "separate" else tuple(range(1, rank))
-        constants = (ops.cast(v, x.dtype) for v in (self.factor, self.offset, self.share))
-        return ops.cast(self._mix(x, *ops.moments(x, axes, keepdims=True), *constants), self.compute_dtype)
+        axes = -1 if self.positions == "separate" else tuple(range(1, len(shape)))
+        positions, columns = _positions(shape), 1
+        if self._columns > 1 and positions and positions % self._columns == 0:
+            columns, axes = self._columns, (1, 2)
+            x = reshape(x, (shape[0], positions // columns, columns * shape[-1]), None)
+        y = self._mix(x, *ops.moments(x, axes, keepdims=True), *self._constants(x.dtype, columns))
+        if columns > 1:
+            y = reshape(y, shape, None)
+        return ops.cast(y, self.compute_dtype)
 
     def normalize(self, x, mask, training):
         groups, shape = self.groups, tuple(x.shape)
@@ -128,8 +149,7 @@ class FixedMixture(Normalizer):
         split = (shape[0], shape[1], groups, shape[2] // groups, *behind)
         rows = reshape(x, split, lambda: _dynamic(x, split))
         factor, offset, share = (
-            ops.reshape(ops.cast(v, x.dtype), (1, 1, groups, -1, *(1 for _ in behind)))
-            for v in (self.factor, self.offset, self.share)
+            ops.reshape(v, (1, 1, groups, -1, *(1 for _ in behind))) for v in self._constants(x.dtype)
         )
         if mask is not None:
             mask = reshape(ops.broadcast_to(mask, ops.shape(x)), split, lambda: _dynamic(x, split))
@@ -137,8 +157,18 @@ class FixedMixture(Normalizer):
         return reshape(y, shape, lambda: ops.shape(x))
 
     def _mix(self, x, mean, variance, factor, offset, share):
-        slope = share * kernel.rsqrt(variance + self.epsilon)
+        slope = share / ops.sqrt(variance + self.epsilon)
         return x * (factor + slope) + (offset - mean * slope)
+
+    def _has_rows(self, shape):
+        """Whether all channels of a position share their statistics and lie side by side."""
+        return self.groups == 1 and self.axis % len(shape) == len(shape) - 1
+
+    def _constants(self, dtype, columns=1):
+        """The weights for so many positions side by side."""
+        length = self.factor.shape[0] // self._columns * columns
+        constants = (ops.cast(v, dtype) for v in (self.factor, self.offset, self.share))
+        return (v if columns == self._columns else v[:length] for v in constants)
 
     def _statistics(self, rows, mask):
         """Mean and variance of each group, of shape (n, 1 or positions, groups, 1, ...)."""
@@ -156,6 +186,11 @@ class FixedMixture(Normalizer):
         config = super().get_config()
         kept = {name: config[name] for name in ("name", "trainable", "dtype", "axis", "epsilon")}
         return {**kept, "groups": self.groups, "positions": self.positions}
+
+
+def _positions(shape: tuple) -> int | None:
+    """The number of positions of channels last, if it is known."""
+    return None if None in shape[1:-1] else math.prod(shape[1:-1])
 
 
 def _dynamic(x: Tensor, split: tuple) -> tuple:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ _TRAINING_ONLY = (
     *(layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise, layers.ActivityRegularization),
     layers.Identity,
 )
+_LARGE_MEAN = f"left as it is: a running mean is more than {folding.LARGEST_MEAN:g} deviations from 0"
 
 
 class Change(NamedTuple):
@@ -36,11 +38,13 @@ class Rewriting:
     Args:
         model: a functional model, or a sequential one inside of such a model.
         gate_tolerance: how near to 0 or 1 the weights of a mixture of normalizers are taken for these.
+        compared: whether outputs are compared after each change, so that it can be undone.
     """
 
-    def __init__(self, model: keras.Model, gate_tolerance: float):
+    def __init__(self, model: keras.Model, gate_tolerance: float, compared: bool = True):
         self._model = model
         self._gate_tolerance = gate_tolerance
+        self._compared = compared
         # By id: what stands in the layer's place, None where its input goes on as it is.
         self._standing_in: dict[int, layers.Layer | None] = {}
         self._layers: dict[int, layers.Layer] = {}
@@ -51,7 +55,8 @@ class Rewriting:
 
     def changes(self) -> Iterator[Change]:
         """Makes one change after the other; each is made when it is yielded."""
-        for rule in (self._leave_out, self._empty, self._settle, self._inside, self._fold, self._hidden):
+        rules = (self._leave_out, self._empty, self._settle, self._inside, self._fold, self._work_out, self._hidden)
+        for rule in rules:
             for layer in list(self._layers.values()):
                 done = rule(layer)
                 if done is not None:
@@ -101,7 +106,10 @@ class Rewriting:
         return operation
 
     def _change(self, layer, other, what, otherwise=None):
-        self._standing_in[id(layer)] = other
+        if other is layer:
+            self._standing_in.pop(id(layer), None)
+        else:
+            self._standing_in[id(layer)] = other
         return Change(self._paths[id(layer)], what, otherwise)
 
     def _leave_out(self, layer):
@@ -120,28 +128,38 @@ class Rewriting:
         source = gates.source(layer, self._gate_tolerance)
         if source is not None:
             what = f"all of its weights are on the statistics of '{source}': became that normalizer"
-            return self._change(layer, gates.of_source(layer, source), what, lambda: self._undone(layer))
+            undone = functools.partial(self._change, layer, layer, "left as it is: the weights that are not 0 matter")
+            return self._change(layer, gates.of_source(layer, source), what, undone)
         gate = gates.gate(layer)
-        if gate is None or folding.has_large_mean(layer):
+        if gate is None:
             return None
-        if gate.min() >= 1 - self._gate_tolerance:
-            what = f"its gate is {gate.min():.5f}: became batch normalization"
-            return self._change(layer, gates.batch_normalization(layer), what, lambda: self._fix_gate(layer, gate))
+        for near, name, become in (
+            (gate.min() >= 1 - self._gate_tolerance, "batch normalization", gates.batch_normalization),
+            (gate.max() <= self._gate_tolerance, "group normalization", gates.alternative),
+        ):
+            if near:
+                what = f"its gate is {_values(gate)}: became {name}"
+                return self._change(layer, become(layer), what, functools.partial(self._fix_gate, layer, gate))
         return self._fix_gate(layer, gate)
 
     def _fix_gate(self, layer, gate):
-        values = f"{gate.min():.5f}" if gate.min() == gate.max() else f"{gate.min():.5f} to {gate.max():.5f}"
-        return self._change(layer, gates.fixed_mixture(layer), f"its gate is {values}: constants worked out")
+        if folding.has_large_mean(layer):
+            return self._change(layer, layer, _LARGE_MEAN)
+        return self._change(layer, gates.fixed_mixture(layer), f"its gate is {_values(gate)}: constants worked out")
 
-    def _undone(self, layer):
-        del self._standing_in[id(layer)]
-        return Change(self._paths[id(layer)], "left as it is: the weights that are not 0 matter")
+    def _work_out(self, layer):
+        """Group normalization, whose gamma and beta are constants now. A large mean costs it digits then."""
+        normalizer = self._now(layer)
+        if not self._compared or not gates.is_alternative(normalizer):
+            return None
+        undone = functools.partial(self._change, layer, normalizer, "left as it is: its inputs have a large mean")
+        return self._change(layer, gates.fixed_mixture(normalizer), "constants worked out", undone)
 
     def _inside(self, layer):
         """The model inside a wrapper. Its gates are not rounded: nothing could be said about each of them."""
         if not is_wrapper(layer) or _graph(layer.layer) is None:
             return None
-        inner = Rewriting(layer.layer, gate_tolerance=0.0)
+        inner = Rewriting(layer.layer, gate_tolerance=0.0, compared=False)
         done = [f"{change.layer}: {change.what}" for change in inner.changes()]
         if not done:
             return None
@@ -160,7 +178,7 @@ class Rewriting:
             self._standing_in[id(linear)] = taking
             return self._change(layer, None, f"folded into '{self._paths[id(linear)]}'")
         if folding.has_large_mean(normalizer):
-            return None
+            return Change(self._paths[id(layer)], _LARGE_MEAN)
         return self._change(layer, folding.affine(normalizer), "a factor and an offset of each channel worked out")
 
     def _hidden(self, layer):
@@ -204,6 +222,10 @@ class Rewriting:
         """Whether its one input has the dtype of its output, wherever it is called."""
         calls = [(node.arguments.args, node.outputs) for node in self._nodes[id(layer)]]
         return all(args and getattr(args[0], "dtype", None) == outputs[0].dtype for args, outputs in calls)
+
+
+def _values(gate):
+    return f"{gate.min():.5f}" if gate.min() == gate.max() else f"{gate.min():.5f} to {gate.max():.5f}"
 
 
 def _graph(model):
