@@ -115,7 +115,7 @@ def _add_export(subparsers) -> None:
         type=_share,
         default=1e-3,
         metavar="T",
-        help="an adaptive layer whose gate is so close to 1 becomes batch normalization, and is folded (default: 1e-3)",
+        help="an adaptive layer whose gate is so close to 1 (or 0) becomes batch (or group) normalization (default: 1e-3)",
     )
     parser.add_argument(
         "--tolerance",

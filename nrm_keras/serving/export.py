@@ -72,7 +72,7 @@ def export(
         targets: for a model or file: the names of the predicted values.
         name: what servers call the model; None for the directory's name.
         specialized: whether the model is specialized for inference: normalizers folded, constant parts computed.
-        gate_tolerance: an adaptive layer whose gate is so close to 1 becomes batch normalization, and is folded, unless that
+        gate_tolerance: an adaptive layer whose gate is so close to 1 (or 0) becomes batch (or group) normalization, unless that
             takes more than half of the tolerance.
         tolerance: the largest difference of outputs that is taken, relative to the largest output where these are no
             probabilities. In half precision eight roundings are granted in any case.
