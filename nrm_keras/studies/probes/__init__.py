@@ -1,0 +1,3 @@
+"""Probes: what is measured on the trained model of a cell."""
+
+PROBES = {}
