@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from nrm_keras.errors import PROGRAM
 from nrm_keras.recipe import catalog, rules
 from nrm_keras.recipe.checking import FILE_KEYS, check, located
 from nrm_keras.recipe.nodes import Node, Source, dotted, leaves, merge
@@ -60,7 +61,7 @@ def load(name: str | os.PathLike, overrides: Overrides = (), *, allow_imports: b
 
     Args:
         name: of a shipped recipe, NAME@variant (several are applied in order), or a path.
-        overrides: `section.key=value` as on the command line, or a mapping from dotted paths to values.
+        overrides: `section.key=value` as on the command line, a mapping from dotted paths to values, or sections of a file.
         allow_imports: whether a recipe that is not shipped may list `imports` that `import_modules` follows.
 
     Raises:
@@ -69,6 +70,8 @@ def load(name: str | os.PathLike, overrides: Overrides = (), *, allow_imports: b
     found = catalog.find(os.fspath(name))
     problems: list[str] = []
     tree = _read(found.path, found.source, problems, ())
+    if tree.has(("claims",)):
+        raise RecipeError(f"{tree.origin}: this is a study, not one run. Run it: {PROGRAM} study {os.fspath(name)}")
     variants = _variants(tree, problems)
     tree = tree.without("variants")
     for variant in found.variants:

@@ -1,0 +1,5 @@
+"""Placeholder until the measurements are merged."""
+
+
+def check(measurement, recipe, probes):
+    return []
