@@ -16,19 +16,42 @@ Path = tuple[str | int, ...]
 MAX_PROBLEMS = 100
 
 
-def check(tree: Node, problems: list[str]) -> Study | None:
-    """The study a tree says; None, with mistakes of form added to `problems`, where it says none."""
+# What stands in for a section with mistakes, so that the others are checked all the same.
+_STAND_INS = {
+    **dict.fromkeys(("title", "claim", "source", "recipe"), "none"),
+    "seeds": (0,),
+    "measurements": {"none": {"metric": "none"}},
+    "claims": {
+        "none": {
+            "statement": "none",
+            "measurement": "none",
+            "compare": {},
+            "to": 0,
+            "expect": "equal",
+            "smallest_effect": 1,
+        }
+    },
+}
+
+
+def check(tree: Node, problems: list[str]) -> tuple[Study, frozenset[str]]:
+    """The study a tree says, and which of its sections have mistakes, which are added to `problems`; others stand in there."""
+    values = tree.plain()
     try:
-        return Study.model_validate(tree.plain())
+        return Study.model_validate(values), frozenset()
     except ValidationError as error:
-        at: dict[Path, list[dict]] = {}
-        for item in error.errors(include_url=False):
-            at.setdefault(_clean_path(item, tree), []).append(item)
-        # a value that fits no branch of a union fails once per branch; the branch that got further says more
-        inner = {path[:length] for path in at for length in range(len(path))}
-        deepest = [path for path in at if path not in inner]
-        problems += [_describe(path, at[path], tree) for path in deepest[:MAX_PROBLEMS]]
-        return None
+        errors = error.errors(include_url=False)
+    at: dict[Path, list[dict]] = {}
+    for item in errors:
+        at.setdefault(_clean_path(item, tree), []).append(item)
+    # a value that fits no branch of a union fails once per branch; the branch that got further says more
+    inner = {path[:length] for path in at for length in range(len(path))}
+    deepest = [path for path in at if path not in inner]
+    problems += [_describe(path, at[path], tree) for path in deepest[:MAX_PROBLEMS]]
+    faulty = frozenset(str(item["loc"][0]) for item in errors)
+    kept = {key: value for key, value in values.items() if key not in faulty}
+    stand_ins = {key: value for key, value in _STAND_INS.items() if key in faulty}
+    return Study.model_validate({**kept, **stand_ins}), faulty
 
 
 def _clean_path(error: dict, tree: Node) -> Path:

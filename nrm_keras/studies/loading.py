@@ -67,14 +67,12 @@ def load(name: str | os.PathLike, *, allow_imports: bool = False) -> LoadedStudy
         'less'
     """
     found, tree, problems = _read(os.fspath(name))
-    study = check(tree, problems)
-    if study is None:
-        raise RecipeError(by_place(problems))
-    broken = rules.broken(study)
+    study, faulty = check(tree, problems)
+    broken = rules.broken(study, faulty)
     problems += [located(tree, path, message) for path, message in broken]
-    if any(path.startswith("grid") for path, _ in broken):
-        raise RecipeError(by_place(problems))  # a grid too large is not made
-    combinations = grid.combinations(study, tree, allow_imports, problems)
+    combinations: list[grid.Combination] = []
+    if not faulty & {"recipe", "overrides", "grid"} and not any(path.startswith("grid") for path, _ in broken):
+        combinations = grid.combinations(study, tree, allow_imports, problems)
     if not problems:
         problems += [located(tree, path, message) for path, message in pairing.broken(study, combinations)]
     if problems:
