@@ -78,7 +78,7 @@ def load(name: str | os.PathLike, overrides: Overrides = (), *, allow_imports: b
         tree = merge(tree, _variant(variant, variants, tree))
     over = parse_overrides(overrides, problems)
     check_over_lists(tree, over, problems)
-    tree = _with_absolute_paths(merge(tree, over))
+    tree = with_absolute_paths(merge(tree, over))
     recipe = check(tree, problems)
     if recipe is None or problems:
         raise RecipeError(by_place(problems))
@@ -204,9 +204,10 @@ def _variant(name: str, variants: dict[str, Node], tree: Node) -> Node:
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def _with_absolute_paths(tree: Node) -> Node:
+def with_absolute_paths(tree: Node) -> Node:
+    """The sections with the paths in them relative to nothing, instead of to the file that says them."""
     for section, key in PATHS:
-        node = tree.child(section) and tree.child(section).child(key)
+        node = tree.nearest((section, key)) if tree.has((section, key)) else None
         if node is not None and isinstance(node.value, str) and node.value and "://" not in node.value:
             absolute = os.path.abspath(os.path.join(node.source.folder, os.path.expanduser(node.value)))
             tree = tree.with_entry(section, tree.child(section).with_entry(key, replace(node, value=absolute)))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nrm_keras.recipe import loading
-from nrm_keras.recipe.catalog import SUFFIXES, of_path
 from nrm_keras.recipe.nodes import Node, merge
 from nrm_keras.recipe.problems import RecipeError
 from nrm_keras.studies.schema import Selection, Study
@@ -17,13 +16,51 @@ SEED = "train.seed"
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a cell stands in the grid.
+
+    Args:
+        levels: level by factor, in the grid's order.
+        seed: replaces the recipe's.
+    """
+
+    levels: dict[str, str]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as `norm=batch,batch_size=2/seed-0`; a folder."""
+        levels = name_of(self.levels)
+        return f"{levels}/seed-{self.seed}" if levels else f"seed-{self.seed}"
+
+    @property
+    def key(self) -> frozenset[tuple[str, str]]:
+        """The levels whatever their order."""
+        return frozenset(self.levels.items())
+
+
+@dataclass(frozen=True)
+class Cell(Place):
+    """One training.
+
+    Args:
+        recipe: a shipped name, NAME@variant, or an absolute path.
+        overrides: dotted path to value, as `nrm_keras.run` takes them; the seed is one of them.
+        loaded: the checked recipe.
+    """
+
+    recipe: str
+    overrides: dict[str, Any] = field(repr=False)
+    loaded: loading.Loaded = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Combination:
     """One level of each factor.
 
     Args:
         levels: level by factor, in the grid's order.
-        recipe: a shipped name, NAME@variant, or an absolute path.
-        overrides: dotted path to value, as `nrm_keras.run` takes them.
+        recipe, overrides: as of a cell, but for the seed.
         loaded: the checked recipe, with the study's first seed.
     """
 
@@ -34,27 +71,20 @@ class Combination:
 
     @property
     def name(self) -> str:
-        return ",".join(f"{factor}={level}" for factor, level in self.levels.items())
+        return name_of(self.levels)
 
     def matches(self, selection: Selection) -> bool:
         return selection.items() <= self.levels.items()
 
 
-@dataclass(frozen=True)
-class Cell(Combination):
-    """One training.
+def name_of(levels: dict[str, str]) -> str:
+    """Such as `norm=batch,batch_size=2`."""
+    return ",".join(f"{factor}={level}" for factor, level in levels.items())
 
-    Args:
-        seed: replaces the recipe's.
-    """
 
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Such as `norm=batch,batch_size=2/seed-0`; a folder."""
-        levels = super().name
-        return f"{levels}/seed-{self.seed}" if levels else f"seed-{self.seed}"
+def places(study: Study) -> list[Place]:
+    """Where the cells of a study stand, seeds of a combination side by side."""
+    return [Place(levels, seed) for levels in _combined(study) for seed in study.seeds]
 
 
 def cells(combinations: Sequence[Combination], seeds: Sequence[int]) -> list[Cell]:
@@ -66,19 +96,23 @@ def _cell(combination: Combination, seed: int) -> Cell:
     recipe = combination.loaded.recipe
     train = recipe.train.model_copy(update={"seed": seed})
     loaded = replace(combination.loaded, recipe=recipe.model_copy(update={"train": train}))
-    return Cell(combination.levels, combination.recipe, {**combination.overrides, SEED: seed}, loaded, seed)
+    return Cell(combination.levels, seed, combination.recipe, {**combination.overrides, SEED: seed}, loaded)
+
+
+def _combined(study: Study) -> Iterator[dict[str, str]]:
+    for levels in itertools.product(*study.grid.values()):
+        yield dict(zip(study.grid, levels, strict=True))
 
 
 def combinations(study: Study, tree: Node, allow_imports: bool, problems: list[str]) -> list[Combination]:
     """Loads the recipe of each combination of levels; mistakes are added to `problems`, each with where it is met first."""
     found, seen = [], set()
-    for levels in itertools.product(*study.grid.values()):
-        chosen = dict(zip(study.grid, levels, strict=True))
+    for levels in _combined(study):
         faults: list[str] = []
-        combination = _combination(study, tree, chosen, allow_imports, faults)
+        combination = _combination(study, tree, levels, allow_imports, faults)
         if combination is not None:
             found.append(combination)
-        where = ",".join(f"{factor}={level}" for factor, level in chosen.items())
+        where = name_of(levels)
         problems += [f"{fault} (in {where})" if where else fault for fault in faults if fault not in seen]
         seen |= set(faults)
     return found
@@ -111,13 +145,12 @@ def _combination(
 def _load(
     named: Node, sections: Node, levels: dict[str, str], seed: int, allow_imports: bool, problems: list[str]
 ) -> Combination | None:
-    recipe = _recipe(named)
     train = sections.child("train") or Node({}, named.source)
     with_seed = sections
     if isinstance(train.value, dict):
         with_seed = sections.with_entry("train", train.with_entry("seed", Node(seed, named.source, named.line)))
     try:
-        loaded = loading.load(recipe, with_seed, allow_imports=allow_imports)
+        loaded = loading.load(named.value, with_seed, allow_imports=allow_imports)
     except RecipeError as error:
         # what a recipe's own file says wrong has its place; an unknown name hasn't
         problems += [
@@ -125,18 +158,7 @@ def _load(
         ]
         return None
     overrides = dict(_dotted(sections.plain()))
-    for section, key in loading.PATHS:  # in a study relative to its file, in overrides to the shell
-        if f"{section}.{key}" in overrides:
-            overrides[f"{section}.{key}"] = getattr(getattr(loaded.recipe, section), key)
-    return Combination(levels, recipe, overrides, loaded)
-
-
-def _recipe(named: Node) -> str:
-    """As `loading.load` takes it from anywhere: a path in a study is relative to the study's file."""
-    base, at, variants = named.value.partition("@")
-    if not base.endswith(SUFFIXES):
-        return named.value
-    return of_path(f"{named.source.folder}/{base}").path + at + variants
+    return Combination(levels, named.value, overrides, loaded)
 
 
 def _dotted(sections: dict[str, Any]) -> Iterator[tuple[str, Any]]:

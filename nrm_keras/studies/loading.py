@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from nrm_keras.recipe import catalog
 from nrm_keras.recipe.checking import located
-from nrm_keras.recipe.loading import import_modules
+from nrm_keras.recipe.loading import import_modules, with_absolute_paths
 from nrm_keras.recipe.nodes import Node
 from nrm_keras.recipe.parsing import parse, read
 from nrm_keras.recipe.problems import RecipeError, by_place, shown
@@ -104,4 +104,28 @@ def _read(name: str) -> tuple[catalog.Found, Node, list[str]]:
         raise RecipeError(
             [*problems, f"{tree.origin}: a study is a mapping. Received: {received}. Start with 'title:'."]
         )
-    return found, tree, problems
+    return found, _with_absolute_paths(tree), problems
+
+
+def _with_absolute_paths(tree: Node) -> Node:
+    """The tree with recipes and files that no longer depend on where the study's file is."""
+    tree = _with_absolute_recipe(tree)
+    if tree.has(("overrides",)):
+        tree = tree.with_entry("overrides", with_absolute_paths(tree.child("overrides")))
+    grid = tree.child("grid")
+    for factor, levels in grid.value.items() if grid and isinstance(grid.value, dict) else ():
+        for level, sections in levels.value.items() if isinstance(levels.value, dict) else ():
+            levels = levels.with_entry(level, _with_absolute_recipe(with_absolute_paths(sections)))
+        grid = grid.with_entry(factor, levels)
+    return tree.with_entry("grid", grid) if grid else tree
+
+
+def _with_absolute_recipe(sections: Node) -> Node:
+    recipe = sections.child("recipe")
+    if recipe is None or not isinstance(recipe.value, str):
+        return sections
+    base, at, variants = recipe.value.partition("@")
+    if not base.endswith(catalog.SUFFIXES):
+        return sections
+    path = os.path.abspath(os.path.join(recipe.source.folder, os.path.expanduser(base)))
+    return sections.with_entry("recipe", replace(recipe, value=path + at + variants))

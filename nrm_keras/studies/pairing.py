@@ -16,11 +16,22 @@ Problem = tuple[str, str]
 
 
 def broken(study: Study, combinations: Sequence[Combination]) -> list[Problem]:
-    """Measurements that cells can't have, and claims that compare cells with different data."""
-    found = [problem for name in study.measurements for problem in _measurable(study, name, combinations)]
+    """Measurements that cells can't have, claims that compare cells with different data, cells for several devices."""
+    found = _distributed(combinations)
+    found += [problem for name in study.measurements for problem in _measurable(study, name, combinations)]
     for name, claim in study.claims.items():
         found += [(f"claims.{name}", message) for message in _mixed(study, claim, combinations)]
     return found
+
+
+def _distributed(combinations: Sequence[Combination]) -> list[Problem]:
+    strategies = {one.loaded.recipe.train.strategy: one for one in combinations}
+    rule = "a cell is trained on one device, so that all executors give the same bits"
+    return [
+        ("recipe", f"{rule}. Received: train.strategy {shown(name)} in {one.name or 'it'}. Set train.strategy: none.")
+        for name, one in strategies.items()
+        if name != "none"
+    ]
 
 
 def _measurable(study: Study, name: str, combinations: Sequence[Combination]) -> Iterator[Problem]:
