@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from nrm_keras.recipe import catalog
+from nrm_keras.recipe import catalog, parsing
 from nrm_keras.recipe.checking import located
 from nrm_keras.recipe.loading import import_modules, with_absolute_paths
 from nrm_keras.recipe.nodes import Node
-from nrm_keras.recipe.parsing import parse, read
 from nrm_keras.recipe.problems import RecipeError, by_place, shown
 from nrm_keras.studies import grid, pairing, rules
 from nrm_keras.studies.checking import check
@@ -83,6 +83,19 @@ def load(name: str | os.PathLike, *, allow_imports: bool = False) -> LoadedStudy
     return LoadedStudy(os.path.basename(found.name), found.path, study, tuple(combinations), tree)
 
 
+def read(path: Path) -> Study:
+    """A study that was checked before, as its directory has it; its recipes are not loaded.
+
+    Raises:
+        RecipeError: it has been changed, and says no study any more.
+    """
+    _, tree, problems = _read(str(path))
+    study, _ = check(tree, problems)
+    if problems:
+        raise RecipeError(by_place(problems))
+    return study
+
+
 def is_study(name: str) -> bool:
     """Whether a name or path is that of a study rather than of a recipe."""
     if name in catalog.study_names():
@@ -98,7 +111,7 @@ def is_study(name: str) -> bool:
 def _read(name: str) -> tuple[catalog.Found, Node, list[str]]:
     problems: list[str] = []
     found = catalog.find_study(name)
-    tree = parse(read(found.path, found.source.label), found.source, problems)
+    tree = parsing.parse(parsing.read(found.path, found.source.label), found.source, problems)
     if not isinstance(tree.value, dict):
         received = shown(tree.plain())
         raise RecipeError(
