@@ -1,0 +1,72 @@
+"""What a study tells while its cells are trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from nrm_keras.report.verdict import duration, number
+from nrm_keras.studies.planning import Plan
+from nrm_keras.studies.store import Store
+from nrm_keras.studies.worker import DONE, LOG, Outcome
+
+
+class Progress:
+    """Takes what executors tell: keeps each outcome at once, and says one line a cell.
+
+    Args:
+        plan: what is done.
+        store: where outcomes go.
+        say: prints one line.
+    """
+
+    def __init__(self, plan: Plan, store: Store, say: Callable[[str], None]):
+        self.plan, self.store, self.say = plan, store, say
+        self.failed: list[Outcome] = []
+        self._ended = len(plan.cells) - len(plan.left)
+        self._running: set[str] = set()
+        self._seconds: list[float] = []
+        self._began = time.monotonic()
+
+    def __call__(self, event: tuple) -> None:
+        kind, what = event
+        if kind == "started":
+            self._running.add(what)
+            return
+        self._running.discard(what.cell)
+        self.store.add(what)
+        self.store.write()
+        if what.status == "stopped":
+            return
+        self._ended += 1
+        self._seconds.append(what.seconds)
+        if what.status not in DONE:
+            self.failed.append(what)
+        self.say(f"[{self._ended}/{len(self.plan.cells)}] {what.cell}: {self._said(what)}{self._outlook()}")
+
+    def _said(self, outcome: Outcome) -> str:
+        took = f"({duration(outcome.seconds)})"
+        if outcome.status not in DONE:
+            return f"failed {took}: {last_line(outcome.error)} Log: {self.store.folder(outcome.cell) / LOG}"
+        name = next(iter(self.store.study.measurements))
+        diverged = "diverged, " if outcome.status == "diverged" else ""
+        return f"{diverged}{name} {number(self.store.value(name, outcome.cell))} {took}"
+
+    def _outlook(self) -> str:
+        left = len(self.plan.cells) - self._ended
+        if not left:
+            return ""
+        # the first cells of a worker import TensorFlow, so the mean of all is on the safe side
+        seconds = sum(self._seconds) / len(self._seconds) * left / self.plan.workers
+        return f"; {len(self._running)} running, about {_roughly(seconds)} left"
+
+
+def last_line(text: str) -> str:
+    """The last line of an error; where it says what is wrong."""
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def _roughly(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
