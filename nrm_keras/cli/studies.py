@@ -43,11 +43,11 @@ def _list() -> None:
 
 
 def _print_plan(name: str, options: dict) -> None:
-    from nrm_keras.studies import listing, planning
+    from nrm_keras.studies import planning, summary
     from nrm_keras.studies.executors import local
 
     workers = options.pop("workers") or local.workers_that_fit()
-    for part in listing.of_plan(planning.plan(name, workers=workers, **options)):
+    for part in summary.of_plan(planning.plan(name, workers=workers, **options)):
         if part.title:
             print_heading(part.title)
         for sentence in part.sentences:
@@ -57,9 +57,9 @@ def _print_plan(name: str, options: dict) -> None:
 
 
 def _print_result(result) -> int:
-    from nrm_keras.studies import listing
+    from nrm_keras.studies import summary
 
-    for part in listing.of_result(result):
+    for part in summary.of_result(result):
         print_heading(part.title)
         if part.rows:
             print_table(part.head, part.rows)

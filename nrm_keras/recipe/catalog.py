@@ -74,6 +74,8 @@ def find(text: str) -> Found:
     found = shipped(base, variants)
     if found is None and os.path.exists(base):
         return of_path(base, variants)  # a directory or pipe: reading it says what is wrong
+    if found is None and STUDIES + base in study_names():
+        found = shipped(STUDIES + base)
     if found is None:
         raise RecipeError(f"no recipe is called '{base}'.{_suggestion(base)}")
     if found.name.startswith(PARTS):

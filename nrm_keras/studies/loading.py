@@ -10,8 +10,9 @@ from pathlib import Path
 from nrm_keras.recipe import catalog, parsing
 from nrm_keras.recipe.checking import located
 from nrm_keras.recipe.loading import import_modules, with_absolute_paths
-from nrm_keras.recipe.nodes import Node
+from nrm_keras.recipe.nodes import Node, dotted, leaves
 from nrm_keras.recipe.problems import RecipeError, by_place, shown
+from nrm_keras.recipe.writing import dump
 from nrm_keras.studies import grid, pairing, rules
 from nrm_keras.studies.checking import check
 from nrm_keras.studies.schema import Study
@@ -38,6 +39,14 @@ class LoadedStudy:
     def cells(self) -> list[grid.Cell]:
         """Every combination with every seed."""
         return grid.cells(self.combinations, self.study.seeds)
+
+    def to_yaml(self, origin: bool = False) -> str:
+        """The study with everything resolved; loading it again gives an equal one. With each value's origin if asked."""
+        if not origin:
+            return dump(self.study)
+        paths = [path for path, _ in leaves(self.study.model_dump())]
+        origins = {dotted(path): self.tree.nearest(path).origin if self.tree.has(path) else "default" for path in paths}
+        return dump(self.study, origins)
 
     def with_seeds(self, seeds: Sequence[int]) -> LoadedStudy:
         """The same study with other seeds.

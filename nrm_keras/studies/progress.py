@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from nrm_keras.report.verdict import duration, number
@@ -24,16 +23,12 @@ class Progress:
         self.plan, self.store, self.say = plan, store, say
         self.failed: list[Outcome] = []
         self._ended = len(plan.cells) - len(plan.left)
-        self._running: set[str] = set()
         self._seconds: list[float] = []
-        self._began = time.monotonic()
 
     def __call__(self, event: tuple) -> None:
         kind, what = event
         if kind == "started":
-            self._running.add(what)
             return
-        self._running.discard(what.cell)
         self.store.add(what)
         self.store.write()
         if what.status == "stopped":
@@ -58,7 +53,7 @@ class Progress:
             return ""
         # the first cells of a worker import TensorFlow, so the mean of all is on the safe side
         seconds = sum(self._seconds) / len(self._seconds) * left / self.plan.workers
-        return f"; {len(self._running)} running, about {_roughly(seconds)} left"
+        return f"; {min(self.plan.workers, left)} running, about {_roughly(seconds)} left"
 
 
 def last_line(text: str) -> str:
