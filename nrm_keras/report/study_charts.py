@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 
 from nrm_keras.report import plots
 from nrm_keras.report.figures import Chart, chosen
-from nrm_keras.report.verdict import number
+from nrm_keras.report.verdict import heading, number
+from nrm_keras.studies import grid
 from nrm_keras.studies.pairs import Values
 from nrm_keras.studies.schema import Measurement, Study
 from nrm_keras.studies.verdict import NOT_SUPPORTED, SUPPORTED, Judged
@@ -64,7 +65,7 @@ def _forest(name: str, measurement: Measurement, group: Sequence[Judged]) -> Cha
             "height": 110 + 58 * len(group),
             "showlegend": False,
             "hovermode": "closest",
-            "xaxis": {"title": plots.title(with_unit("difference", measurement.unit))},
+            "xaxis": {"title": plots.title(with_unit("difference", measurement.unit)), "range": _range(group)},
             "yaxis": {
                 "range": [len(group) - 0.4, -0.6],
                 "tickmode": "array",
@@ -78,7 +79,16 @@ def _forest(name: str, measurement: Measurement, group: Sequence[Judged]) -> Cha
         "Each claim's mean difference with its interval, and small the difference of each seed. "
         "The line is 0, the bars are the smallest effect that matters."
     )
-    return Chart(title_of(name, measurement).capitalize(), words, figure.to_plotly_json())
+    return Chart(heading(title_of(name, measurement)), words, figure.to_plotly_json())
+
+
+def _range(group: Sequence[Judged]) -> list[float]:
+    """Of all that a forest shows, with some room: plotly gives lines none."""
+    shown = [0.0]
+    for one in group:
+        shown += [a - b for _, a, b in one.pairs] + list(one.interval or ()) + _signed_margins(one)
+    room = 0.05 * (max(shown) - min(shown))
+    return [min(shown) - room, max(shown) + room]
 
 
 def _seeds_of_claim(seeds: Sequence[tuple[float, int]], row: int, color: str) -> go.Scatter:
@@ -111,15 +121,19 @@ def _middle(one: Judged, row: int, color: str, symbol: str) -> go.Scatter:
 
 def _margins(one: Judged, row: int) -> go.Scatter:
     """Where the difference begins to matter, or ends to be none."""
-    margin = one.claim.smallest_effect
-    signs = {"greater": [1], "less": [-1], "equal": [-1, 1], "not_greater": [1], "not_less": [-1]}[one.claim.expect]
+    margins = _signed_margins(one)
     return go.Scatter(
-        x=[sign * margin for sign in signs],
-        y=[row] * len(signs),
+        x=margins,
+        y=[row] * len(margins),
         mode="markers",
         marker={"size": 22, "symbol": "line-ns", "line": {"width": 2.5, "color": plots.ACCENT}},
         hovertemplate="smallest effect %{x:.4~g}<extra></extra>",
     )
+
+
+def _signed_margins(one: Judged) -> list[float]:
+    signs = {"greater": [1], "less": [-1], "equal": [-1, 1], "not_greater": [1], "not_less": [-1]}[one.claim.expect]
+    return [sign * one.claim.smallest_effect for sign in signs]
 
 
 # Measurements ---------------------------------------------------------------------------------------------------------
@@ -146,8 +160,7 @@ def _measurement(study: Study, name: str, measurement: Measurement, found: Mappi
         fixed = dict(zip(rest, levels, strict=True))
         label = ", ".join(f"{factor} {level}" for factor, level in fixed.items()) or ALL
         choices[label] = _over_grid(study, measurement, found, fixed, logarithmic)
-    title = title_of(name, measurement)
-    return chosen(title[:1].upper() + title[1:], _extremes(found), choices, " and ".join(rest))
+    return chosen(heading(title_of(name, measurement)), _extremes(study, found), choices, " and ".join(rest))
 
 
 def _over_grid(
@@ -234,7 +247,7 @@ def _curve(
     )
 
 
-def _extremes(found: Mapping) -> str:
+def _extremes(study: Study, found: Mapping) -> str:
     """The combinations with the lowest and the highest mean."""
     cells: dict[frozenset, list[float]] = {}
     for (cell, _), value in found.items():
@@ -243,7 +256,7 @@ def _extremes(found: Mapping) -> str:
     if len(means) < 2:
         return f"Mean: {number(next(iter(means.values())))}."
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-    names = [", ".join(level for _, level in sorted(cell)) for cell in (low, high)]
+    names = [grid.name_of({factor: dict(cell)[factor] for factor in study.grid}) for cell in (low, high)]
     return f"Lowest mean: {number(means[low])} ({names[0]}); highest: {number(means[high])} ({names[1]}). Small: each seed."
 
 

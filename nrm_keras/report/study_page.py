@@ -38,6 +38,7 @@ class Row:
     """A cell as it is shown; `link` is the address of its report, beside this page."""
 
     name: str
+    levels: list[str]
     seed: int
     status: str
     numbers: list[str]
@@ -82,6 +83,7 @@ def render(store: Store) -> str:
         "family": _family(judged, study.confidence),
         "measurements": study_charts.measurements(study, store.values),
         "columns": [study_charts.title_of(*one) for one in study.measurements.items()],
+        "factors": [factor.replace("_", " ") for factor in study.grid],
         "rows": _rows(store, results),
         "failed": [(one, _log(store, one)) for one in results.values() if one.status == "failed"],
         "command": shlex.join([*PROGRAM.split(), "study", store.name]),
@@ -183,7 +185,8 @@ def _rows(store: Store, results: dict[str, Outcome]) -> list[Row]:
         link = f"{outcome.run}/{directory.REPORT}" if outcome and outcome.run else ""
         rows.append(
             Row(
-                ", ".join(f"{factor} {level}" for factor, level in cell.levels.items()) or "all",
+                cell.name,
+                list(cell.levels.values()),
                 cell.seed,
                 outcome.status if outcome else "not trained",
                 ["" if value is None else number(value) for value in values],
@@ -230,7 +233,7 @@ def _made(store: Store, results: dict[str, Outcome], environments: list[dict]) -
             ("seeds", ", ".join(map(str, study.seeds))),
             ("confidence", level_words(study.confidence)),
             ("executor", "; ".join(dict.fromkeys(one.executor for one in outcomes))),
-            ("threads a cell", "; ".join(dict.fromkeys(str(one.threads) for one in outcomes))),
+            ("threads a cell", "; ".join(dict.fromkeys(str(one.threads) for one in outcomes if one.threads))),
             ("worker processes", str(len({one.process for one in outcomes})) if outcomes else ""),
             ("total time of cells", duration(sum(one.seconds for one in outcomes)) if outcomes else ""),
             ("machine", of("machine", "processor")),
