@@ -222,7 +222,7 @@ def _curve(
     by_cell = {cell: {seed: value for (of, seed), value in found.items() if of == cell} for cell in cells}
     means = [fmean(by_cell[cell].values()) if by_cell[cell] else None for cell in cells]
     places = [escape(place) if isinstance(place, str) else place for place in across]
-    common = {"name": escape(name), "legendgroup": name, "offsetgroup": name}
+    common = {"name": escape(name), "legendgroup": name, "offsetgroup": name or ALL}
     yield go.Scatter(
         x=places,
         y=means,
