@@ -83,6 +83,7 @@ class Store:
         self._outcomes[outcome.cell] = outcome
         for name in self.study.measurements:
             self._numbers.pop((name, outcome.cell), None)
+            self._problems.pop((name, outcome.cell), None)
 
     def done(self, cell: str) -> bool:
         """Whether the cell has ended for good and is not trained again."""
@@ -103,6 +104,12 @@ class Store:
         except UserError as error:
             self._problems[measurement, cell] = str(error)
             return math.nan if outcome.status == "diverged" else None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What cells that are done can't be measured for, one of each kind."""
+        by_measurement = {name: f"{name} of {cell}: {problem}" for (name, cell), problem in self._problems.items()}
+        return tuple(by_measurement.values())
 
     @property
     def values(self) -> dict[Key, float]:
