@@ -119,6 +119,23 @@ def power_of_direction(effect: float, deviation: float, n: int, alpha: float) ->
     return float(TTestPower().power(effect / deviation, n, alpha, alternative="larger"))
 
 
+def detectable_effect(n: int, alpha: float, power: float = 0.8) -> float:
+    """The mean, in standard deviations of the paired difference, that a one-sided test at level `alpha` finds this often.
+
+    Infinite with one seed, which no test can be made of.
+
+    Example:
+
+        >>> round(detectable_effect(5, 0.025), 2)
+        1.68
+    """
+    if n < 2:
+        return math.inf
+    from statsmodels.stats.power import TTestPower  # slow to import
+
+    return float(TTestPower().solve_power(nobs=n, alpha=alpha, power=power, alternative="larger"))
+
+
 def power_of_equality(margin: float, deviation: float, n: int, alpha: float) -> float:
     """Probability that two one-sided tests find the mean within `margin` of 0 where it is 0.
 

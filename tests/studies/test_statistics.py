@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from nrm_keras.studies.statistics import Differences, holm, power_of_direction, power_of_equality
+from nrm_keras.studies.statistics import Differences, detectable_effect, holm, power_of_direction, power_of_equality
 
 A = (0.31, 0.352, 0.298, 0.377, 0.329)
 B = (0.29, 0.311, 0.301, 0.345, 0.32)
@@ -88,3 +88,14 @@ def test_power_is_how_often_the_test_rejects(n, alpha):
     assert power_of_direction(3.0, 2.0, n, alpha) == pytest.approx(np.mean((mean + 3.0) / error > critical), abs=0.006)
     within = np.abs(mean) + critical * error < 3.0
     assert power_of_equality(3.0, 2.0, n, alpha) == pytest.approx(np.mean(within), abs=0.006)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(2, 0.025), (3, 0.025 / 6), (5, 0.025), (10, 0.025 / 6)])
+def test_the_effect_that_is_detected_as_often_as_asked_for(n, alpha):
+    effect = detectable_effect(n, alpha, 0.8)
+    rejects = stats.nct.sf(stats.t.isf(alpha, n - 1), n - 1, effect * np.sqrt(n))
+    assert rejects == pytest.approx(0.8, abs=1e-4)
+
+
+def test_no_effect_is_large_enough_for_one_seed():
+    assert detectable_effect(1, 0.025) == np.inf
