@@ -10,7 +10,11 @@ from nrm_keras.studies import measurements
 from nrm_keras.studies.grid import Combination
 from nrm_keras.studies.schema import Claim, Study
 
-FREE = ("batch_size", "evaluation_batch_size", "augment")  # of the data section, what cells that are compared may have different
+FREE = (
+    "batch_size",
+    "evaluation_batch_size",
+    "augment",
+)  # of the data section, what cells that are compared may have different
 
 Problem = tuple[str, str]
 
