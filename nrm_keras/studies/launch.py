@@ -31,6 +31,7 @@ class Result:
         judged: its claims, in their order.
         failed: cells that could not be trained.
         problems: measurements that cells which are done don't have.
+        codes: how many cells were trained with each state of this package's code.
         smoke: whether it was a smoke run.
         report: the page.
     """
@@ -39,6 +40,7 @@ class Result:
     judged: tuple[Judged, ...]
     failed: tuple[Outcome, ...]
     problems: tuple[str, ...]
+    codes: dict[str, int]
     smoke: bool
     report: Path
 
@@ -104,7 +106,7 @@ def study(
             raise
         judged = store.write()
         report = study_page.write(plan.path)
-        return Result(plan.path, tuple(judged), tuple(progress.failed), store.problems, smoke, report)
+        return Result(plan.path, tuple(judged), tuple(progress.failed), store.problems, store.codes, smoke, report)
 
 
 def _run(plan: Plan, ray: str | None, allow_imports: bool, progress: Progress) -> None:

@@ -98,7 +98,11 @@ def of_result(result: Result) -> list[Part]:
 def _of_claims(result: Result) -> Part:
     head = ("claim", "verdict", "difference", "interval", "seeds")
     rows = [(one.name, one.verdict, _number(one.difference), _interval(one), str(one.n)) for one in result.judged]
-    return Part("Claims", head, rows, [f"{one.name}: {one.claim.statement}. {one.reason}" for one in result.judged])
+    sentences = [f"{one.name}: {one.claim.statement}. {one.reason}" for one in result.judged]
+    if len(result.codes) > 1:
+        states = ", ".join(f"{code} ({count})" for code, count in result.codes.items())
+        sentences.append(f"Notice: cells were trained with different states of this package's code: {states}.")
+    return Part("Claims", head, rows, sentences)
 
 
 def _of_smoke(result: Result) -> Part:
