@@ -30,12 +30,18 @@ class Result:
         path: its directory.
         judged: its claims, in their order.
         failed: cells that could not be trained.
+        problems: measurements that cells which are done don't have.
+        codes: how many cells were trained with each state of this package's code.
+        smoke: whether it was a smoke run.
         report: the page.
     """
 
     path: Path
     judged: tuple[Judged, ...]
     failed: tuple[Outcome, ...]
+    problems: tuple[str, ...]
+    codes: dict[str, int]
+    smoke: bool
     report: Path
 
 
@@ -99,7 +105,8 @@ def study(
             say(_stopped(plan, store, name, seeds, cells, out, ray, workers, allow_imports))
             raise
         judged = store.write()
-        return Result(plan.path, tuple(judged), tuple(progress.failed), study_page.write(plan.path))
+        report = study_page.write(plan.path)
+        return Result(plan.path, tuple(judged), tuple(progress.failed), store.problems, store.codes, smoke, report)
 
 
 def _run(plan: Plan, ray: str | None, allow_imports: bool, progress: Progress) -> None:

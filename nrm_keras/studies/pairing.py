@@ -10,7 +10,11 @@ from nrm_keras.studies import measurements
 from nrm_keras.studies.grid import Combination
 from nrm_keras.studies.schema import Claim, Study
 
-FREE = ("batch_size", "augment")  # of the data section, what cells that are compared may have different
+FREE = (
+    "batch_size",
+    "evaluation_batch_size",
+    "augment",
+)  # of the data section, what cells that are compared may have different
 
 Problem = tuple[str, str]
 
@@ -79,7 +83,7 @@ def _difference(a: Combination, b: Combination) -> str:
     keys = [key for key in {**left, **right} if left.get(key, ABSENT) != right.get(key, ABSENT)]
     key = "source" if "source" in keys else keys[0]
     return (
-        f"cells that are compared have the same data, but for {' and '.join(FREE)}. Received: data.{key}"
+        f"cells that are compared have the same data, but for {', '.join(FREE)}. Received: data.{key}"
         f" {shown(left.get(key, ABSENT))} in {a.name} and {shown(right.get(key, ABSENT))} in {b.name}."
         " Compare cells with the same data, or name the level of that factor on both sides."
     )

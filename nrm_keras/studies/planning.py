@@ -14,7 +14,7 @@ from nrm_keras.recipe.loading import load as load_recipe
 from nrm_keras.recipe.problems import shown
 from nrm_keras.recipe.writing import difference
 from nrm_keras.runs import directory
-from nrm_keras.studies import loading, rules
+from nrm_keras.studies import loading, rules, statistics
 from nrm_keras.studies.grid import Cell
 from nrm_keras.studies.loading import LoadedStudy
 from nrm_keras.studies.store import STUDY, Store
@@ -68,13 +68,7 @@ class Plan:
         if len(judges) < rules.FEWEST_JUDGES:
             return len(judges), math.inf
         alpha = (1 - study.confidence) / 2 / len(study.claims)
-        return len(judges), _detectable(len(judges), alpha)
-
-
-def _detectable(seeds: int, alpha: float) -> float:
-    from statsmodels.stats.power import TTestPower  # slow to import
-
-    return float(TTestPower().solve_power(nobs=seeds, alpha=alpha, power=POWER, alternative="larger"))
+        return len(judges), statistics.detectable_effect(len(judges), alpha, POWER)
 
 
 def plan(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from nrm_keras.report.verdict import duration, number
 from nrm_keras.studies.planning import Plan
-from nrm_keras.studies.store import Store
+from nrm_keras.studies.store import CELLS, Store
 from nrm_keras.studies.worker import DONE, LOG, Outcome
 
 
@@ -37,12 +38,12 @@ class Progress:
         self._seconds.append(what.seconds)
         if what.status not in DONE:
             self.failed.append(what)
-        self.say(f"[{self._ended}/{len(self.plan.cells)}] {what.cell}: {self._said(what)}{self._outlook()}")
+        self.say(f"[{self._ended}/{len(self.plan.cells)}] {what.cell}: {self._said(what)}")
 
     def _said(self, outcome: Outcome) -> str:
-        took = f"({duration(outcome.seconds)})"
+        took = f"({duration(outcome.seconds)}){self._outlook()}"
         if outcome.status not in DONE:
-            return f"failed {took}: {last_line(outcome.error)} Log: {self.store.folder(outcome.cell) / LOG}"
+            return f"failed {took}. {failure(self.store.path, outcome)}"
         name = next(iter(self.store.study.measurements))
         diverged = "diverged, " if outcome.status == "diverged" else ""
         return f"{diverged}{name} {number(self.store.value(name, outcome.cell))} {took}"
@@ -56,9 +57,10 @@ class Progress:
         return f"; {min(self.plan.workers, left)} running, about {_roughly(seconds)} left"
 
 
-def last_line(text: str) -> str:
-    """The last line of an error; where it says what is wrong."""
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+def failure(path: Path, outcome: Outcome) -> str:
+    """What a cell failed of, and where the rest of it is."""
+    last = (outcome.error.strip().splitlines() or ["It said nothing."])[-1]
+    return f"{last} Log: {path / CELLS / outcome.cell / LOG}"
 
 
 def _roughly(seconds: float) -> str:

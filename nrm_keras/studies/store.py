@@ -18,7 +18,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 
 from nrm_keras.errors import UserError
@@ -62,6 +61,7 @@ class Store:
         }
         self._numbers: dict[tuple[str, str], float | None] = {}
         self._problems: dict[tuple[str, str], str] = {}
+        self._code_of: dict[str, str] = {}
 
     @classmethod
     def create(cls, path: Path, name: str, study: Study, smoke: bool = False) -> Store:
@@ -81,8 +81,10 @@ class Store:
     def add(self, outcome: Outcome) -> None:
         """Takes the outcome of a cell that just ended."""
         self._outcomes[outcome.cell] = outcome
+        self._code_of.pop(outcome.cell, None)
         for name in self.study.measurements:
             self._numbers.pop((name, outcome.cell), None)
+            self._problems.pop((name, outcome.cell), None)
 
     def done(self, cell: str) -> bool:
         """Whether the cell has ended for good and is not trained again."""
@@ -103,6 +105,27 @@ class Store:
         except UserError as error:
             self._problems[measurement, cell] = str(error)
             return math.nan if outcome.status == "diverged" else None
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """How many cells that are done were trained with each state of this package's code."""
+        return dict(Counter(self._code(cell) for cell in self.results() if self.done(cell)))
+
+    def _code(self, cell: str) -> str:
+        if cell not in self._code_of:
+            try:
+                git = directory.environment(self.path / self._outcomes[cell].run).get("git") or {}
+            except UserError:
+                git = {}
+            changed = " with changes" if git.get("dirty") else ""
+            self._code_of[cell] = git.get("commit", "unknown")[:10] + changed
+        return self._code_of[cell]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What cells that are done can't be measured for, one of each kind."""
+        by_measurement = {name: f"{name} of {cell}: {problem}" for (name, cell), problem in self._problems.items()}
+        return tuple(by_measurement.values())
 
     @property
     def values(self) -> dict[Key, float]:
@@ -171,16 +194,11 @@ class Store:
             "seeds": self.study.seeds,
             "confidence": self.study.confidence,
             "claims": {one.name: _of_claim(one) for one in judged},
-            **self._origin,
+            "code": self.codes,
+            "versions": environment.versions(),
         }
         directory.write_json(self.path / SUMMARY, content)
         return judged
-
-    @cached_property
-    def _origin(self) -> dict:
-        git = environment.git_state() or {}
-        commit = {key: git[key] for key in ("commit", "dirty") if key in git}
-        return {"versions": environment.versions(), **({"code": commit} if commit else {})}
 
     def _table(self) -> str:
         text = io.StringIO()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nrm_keras.recipe.writing import flow
 from nrm_keras.report.verdict import duration, number
 from nrm_keras.studies.planning import Plan
-from nrm_keras.studies.progress import last_line
+from nrm_keras.studies.progress import failure
 from nrm_keras.studies.schema import Claim
+
+if TYPE_CHECKING:  # launching writes the page, and the page says what is expected as here
+    from nrm_keras.studies.launch import Result
 
 
 @dataclass(frozen=True)
@@ -85,20 +89,30 @@ def _cost(plan: Plan) -> list[str]:
 # After ----------------------------------------------------------------------------------------------------------------
 
 
-def of_result(result) -> list[Part]:
+def of_result(result: Result) -> list[Part]:
     """The claims with their verdicts, and cells that failed."""
-    head = ("claim", "verdict", "difference", "interval", "seeds")
-    claims = [(one.name, one.verdict, _number(one.difference), _interval(one), str(one.n)) for one in result.judged]
-    reasons = [f"{one.name}: {one.claim.statement}. {one.reason}" for one in result.judged]
-    parts = [Part("Claims", head, claims, reasons)]
+    parts = [_of_smoke(result) if result.smoke else _of_claims(result)]
     if result.failed:
-        failed = [
-            f"{one.cell}: {last_line(one.error)} Log: {result.path / 'cells' / one.cell / 'log.txt'}"
-            for one in result.failed
-        ]
-        again = f"{len(failed)} failed; the same command trains them again."
-        parts.append(Part("Failed cells", sentences=[*failed, again]))
+        failed = [f"{one.cell}: {failure(result.path, one)}" for one in result.failed]
+        parts.append(Part("Failed cells", sentences=[*failed, "The same command trains them again."]))
     return parts
+
+
+def _of_claims(result: Result) -> Part:
+    head = ("claim", "verdict", "difference", "interval", "seeds")
+    rows = [(one.name, one.verdict, _number(one.difference), _interval(one), str(one.n)) for one in result.judged]
+    sentences = [f"{one.name}: {one.claim.statement}. {one.reason}" for one in result.judged]
+    if len(result.codes) > 1:
+        states = ", ".join(f"{code} ({count})" for code, count in result.codes.items())
+        sentences.append(f"Notice: cells were trained with different states of this package's code: {states}.")
+    return Part("Claims", head, rows, sentences)
+
+
+def _of_smoke(result: Result) -> Part:
+    works = "some cells failed" if result.failed else "every cell works"
+    # two steps have no third epoch, so that this is no failure yet
+    missing = [f"Not measured after two steps: {problem}" for problem in result.problems]
+    return Part("Smoke", sentences=[f"No verdict: {works}.", *missing])
 
 
 def _number(value: float) -> str:

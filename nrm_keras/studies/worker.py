@@ -150,6 +150,7 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
         try:
             if _go_on and not _go_on.exists():
                 raise KeyboardInterrupt
+            print(f"{executor} worker, process {os.getpid()}")
             threads = _one_thread()
             _forget_cells_before()
             run = _train(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import tempfile
 import threading
@@ -39,26 +40,40 @@ class Slot(Protocol):
 @contextlib.contextmanager
 def go_on_file(study_dir: str) -> Iterator[Path]:
     """A file in the study's directory that workers see as long as they shall go on."""
-    with tempfile.NamedTemporaryFile(dir=study_dir, prefix=".workers-go-on-while-this-is-here-") as file:
-        yield Path(file.name)
+    handle, name = tempfile.mkstemp(dir=study_dir, prefix=".workers-go-on-while-this-is-here-")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
-def train_all(jobs: Sequence[Job], slots: Sequence[Slot], go_on: Path, on_event: OnEvent) -> None:
+def train_all(jobs: Sequence[Job], workers: int, new_slot: Callable[[], Slot], go_on: Path, on_event: OnEvent) -> None:
     """Gives the jobs in their order to workers that have nothing to do.
 
     SIGINT or SIGTERM stops: every worker saves its checkpoint. A second one, or an exception, kills the workers.
 
+    Args:
+        jobs: of one study.
+        workers: how many at most.
+        new_slot: starts one.
+        go_on: see `go_on_file`.
+        on_event: told `("started", cell)` and `("ended", outcome)`.
+
     Raises:
         KeyboardInterrupt: stopped by a signal.
     """
-    waiting, free = deque(jobs), deque(slots)
+    waiting, slots, free = deque(jobs), [], []
     running: dict[Future, tuple[Slot, Job, float]] = {}
     kill = True
     try:
         with _signals() as signals:
             while running or (waiting and not signals):
-                while waiting and free and not signals:
-                    slot, job = free.popleft(), waiting.popleft()
+                while waiting and (free or len(slots) < workers) and not signals:
+                    if not free:
+                        slots.append(new_slot())
+                        free.append(slots[-1])
+                    slot, job = free.pop(), waiting.popleft()
                     on_event(("started", job.cell))
                     running[slot.submit(job)] = slot, job, time.monotonic()
                 done, _ = wait(running, POLL, FIRST_COMPLETED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -35,15 +36,7 @@ def run(jobs: Sequence[Job], address: str | None, workers: int, on_event: OnEven
         return
     workers = min(workers, len(jobs))
     with _cluster(address, workers) as ray, go_on_file(jobs[0].study_dir) as go_on:
-        slots = []
-        try:
-            for _ in range(workers):
-                slots.append(Actor(ray, go_on))
-        except BaseException:
-            for slot in slots:
-                slot.close(kill=True)
-            raise
-        train_all(jobs, slots, go_on, on_event)
+        train_all(jobs, workers, lambda: Actor(ray, go_on), go_on, on_event)
 
 
 @contextlib.contextmanager
@@ -55,11 +48,23 @@ def _cluster(address: str | None, workers: int) -> Iterator:
         raise UserError(
             f"--ray needs Ray. Received: {error}. Install it: pip install 'nrm_keras[ray]'; or leave --ray out."
         ) from error
-    where = {"address": address} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
     if ray.is_initialized():
         raise UserError(
             "--ray connects this process to a cluster. Received: one that is connected. Call ray.shutdown()."
         )
+    # Ray leaves its logs behind: those of a cluster of ours go with it
+    folder = contextlib.nullcontext() if address else tempfile.TemporaryDirectory(prefix="ray-")
+    with folder as temporary:
+        own = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": temporary}
+        where = {"address": address} if address else {"address": "local", **own}
+        try:
+            _connect(ray, address, where)
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray, address: str | None, where: dict) -> None:
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
@@ -67,10 +72,6 @@ def _cluster(address: str | None, workers: int) -> Iterator:
             f"--ray takes the address of a running cluster, such as auto or HOST:6379. Received: {address}: {error}."
             " `ray status` tells whether one runs; --ray without an address starts one here."
         ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 class Actor:

@@ -7,10 +7,12 @@ import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
 
+from nrm_keras.errors import UserError
 from nrm_keras.studies import worker
 from nrm_keras.studies.executors import OnEvent, go_on_file, train_all
 from nrm_keras.studies.worker import Job, Outcome
@@ -30,7 +32,7 @@ def run(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> None:
     if not jobs:
         return
     with go_on_file(jobs[0].study_dir) as go_on:
-        train_all(jobs, [Process(go_on) for _ in range(min(workers, len(jobs)))], go_on, on_event)
+        train_all(jobs, workers, lambda: Process(go_on), go_on, on_event)
 
 
 def workers_that_fit(per_worker_gib: float = 1.5) -> int:
@@ -51,7 +53,13 @@ class Process:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would take over a TensorFlow that is in use
         self._pool = ProcessPoolExecutor(1, context, initializer=worker.start, initargs=(self._go_on,))
-        self.process = self._pool.submit(os.getpid).result()
+        try:
+            self.process = self._pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker is a new Python process that imports the main script, which must not start a study by that."
+                " Received: a worker that died at its start, see above. Put the call under `if __name__ == '__main__':`."
+            ) from error
         self._handle = next(child for child in multiprocessing.active_children() if child.pid == self.process)
 
     def submit(self, job: Job) -> Future[Outcome]:
