@@ -70,7 +70,7 @@ def render(store: Store) -> str:
     """The page as text."""
     judged, results, study = store.judged(), store.results(), store.study
     notices: list[str] = []
-    environments = _environments(store, results)
+    started = environments(store, results)
     content = {
         "study": study,
         "name": store.name,
@@ -87,7 +87,7 @@ def render(store: Store) -> str:
         "rows": _rows(store, results),
         "failed": [(one, _log(store, one)) for one in results.values() if one.status == "failed"],
         "command": shlex.join([*PROGRAM.split(), "study", store.name]),
-        "made": _made(store, results, environments),
+        "made": _made(store, results, started),
         "yaml": (store.path / STUDY).read_text("utf-8").strip(),
     }
     notices += _notices(store, results)
@@ -205,7 +205,8 @@ def _log(store: Store, outcome: Outcome) -> str:
     return "\n".join(text.splitlines()[-LOG_LINES:]) or outcome.error
 
 
-def _environments(store: Store, results: dict[str, Outcome]) -> list[dict]:
+def environments(store: Store, results: dict[str, Outcome]) -> list[dict]:
+    """What each run says of what it ran on."""
     runs = [store.path / outcome.run for outcome in results.values() if outcome.run]
     found = []
     for run in runs:
