@@ -35,6 +35,11 @@ NAMED = 3  # of what a claim lacks
 Key = tuple[str, frozenset[tuple[str, str]], int]
 
 
+def is_study(path: Path) -> bool:
+    """Whether a directory is that of a study."""
+    return (Path(path) / STUDY).is_file()
+
+
 class Store:
     """What is in a study's directory.
 
@@ -47,7 +52,7 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        if not (self.path / STUDY).is_file():
+        if not is_study(self.path):
             raise UserError(
                 f"{path}: a study's directory has {STUDY}. Received: one without. `python -m nrm_keras study NAME` makes one."
             )
