@@ -84,7 +84,7 @@ def main() -> None:
         rows = by_seeds(*((name, claims, draw, 0.0) for name, draw in DRAWS.items()))
         show(f"No effect, {_counted(many)}: studies that call any of them supported (at most 6 %)", rows, seeds)
     normal = DRAWS["normal"]
-    effect = [(f"{_counted(many)} that are true", [("greater", 1.0)] * many, normal, 2.0) for many in (1, 3, 6)]
+    effect = [(f"{_counted(many)}, all true", [("greater", 1.0)] * many, normal, 2.0) for many in (1, 3, 6)]
     effect.append(("1 claim, smallest effect exactly the true one", [("greater", 2.0)], normal, 2.0))
     show("An effect of 2 deviations: studies that call any claim supported", by_seeds(*effect), seeds)
     rows = by_seeds(("smallest effect 1 deviation", [("greater", 1.0)], normal, 1.0), verdict=NOT_SUPPORTED)
