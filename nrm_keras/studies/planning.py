@@ -51,7 +51,11 @@ class Plan:
 
     @property
     def left(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.name not in self.done]
+        """What is to be trained, seed by seed: a level that fails does so early, and what is done pairs."""
+        seeds = self.loaded.study.seeds
+        return sorted(
+            (cell for cell in self.cells if cell.name not in self.done), key=lambda cell: seeds.index(cell.seed)
+        )
 
     @property
     def seconds(self) -> float | None:

@@ -154,6 +154,9 @@ class Store:
         missing = [(name, cell) for name, cell in needed if (name, cell.key, cell.seed) not in values]
         if self.smoke:
             reason = "A smoke run tells whether everything works, nothing else."
+        elif judged.claim.choose_on and not set(judged.claim.choose_on) < set(self.study.seeds):
+            choosing, seeds = (", ".join(map(str, some)) for some in (judged.claim.choose_on, self.study.seeds))
+            reason = f"Seeds {choosing} choose what it is compared with, and others judge. Received: {seeds}."
         elif missing:
             shown = "; ".join(self._why(name, cell.name) for name, cell in missing[:NAMED])
             more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
