@@ -174,7 +174,8 @@ def evaluation_data(recipe, examples: Examples, split: str, strategy=None):
     if not len(getattr(examples, split)):
         return None
     replicas = strategy.num_replicas_in_sync if strategy else 1
-    batches = in_order(recipe, examples, getattr(examples, split), recipe.data.batch_size, replicas)
+    size = recipe.data.held_out_batch_size
+    batches = in_order(recipe, examples, getattr(examples, split), size, replicas)
     return distribution.PerReplica(strategy, lambda: batches(0), batches(0)) if strategy else batches(0)
 
 

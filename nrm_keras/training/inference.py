@@ -57,7 +57,8 @@ def evaluate(path: Path, data: str | None = None, split: str = "test", allow_imp
     domains = isinstance(model.input, dict)
     if domains and chosen.domains is None:
         chosen = replace(chosen, domains=np.full(len(chosen), -1, "int32"))
-    batches = Batches(replace(chosen, labels=labels), recipe.data.batch_size, decode=examples.decode, domains=domains)
+    size = recipe.data.held_out_batch_size
+    batches = Batches(replace(chosen, labels=labels), size, decode=examples.decode, domains=domains)
     return {"examples": len(chosen)} | model.evaluate(batches(0), return_dict=True, verbose=0)
 
 

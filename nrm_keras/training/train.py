@@ -81,7 +81,7 @@ def train(
     if strategy:  # what is saved needs no strategy
         compile_model(model, recipe, examples, model.optimizer)
     save_model(from_raw(model, recipe, examples), path / run_directory.MODEL)
-    evaluation.write(path, model, examples, recipe.data.batch_size)
+    evaluation.write(path, model, examples, recipe.data.held_out_batch_size)
     return {
         "status": _status(recipe, fitted.history, say),
         "seed": recipe.train.seed,

@@ -98,6 +98,7 @@ def problems_of(write, text):
         ("train: {replicas: 2}", "train.replicas: replicas need strategy: mirrored. Received: replicas 2 with strategy: none."),
         ("train: {jit: true, strategy: mirrored}", "train.jit: TensorFlow has no XLA with strategy: mirrored. Received: jit: true."),
         ("train: {jit: true, deterministic: true}", "train.jit: TensorFlow has no XLA with deterministic: true. Received: jit: true."),
+        ("data: {source: digits, batch_size: 4, evaluation_batch_size: 9}\ntrain: {replicas: 2, strategy: mirrored}", "data.evaluation_batch_size: evaluation_batch_size is over all replicas together"),
         ("train: {replicas: 3, strategy: mirrored}", "data.batch_size: batch_size is over all replicas together and must be a multiple of train.replicas, 3. Received: 32. Use 30."),
         ("train: {freeze_normalizers: true}", "train.freeze_normalizers: frozen normalizers keep what init_from brought."),
         ("data: {source: digits, validation: 0.5, test: 0.5}", "data.validation: validation and test are shares of all examples"),

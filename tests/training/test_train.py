@@ -14,8 +14,10 @@ import nrm_keras
 from nrm_keras import layers
 from nrm_keras.errors import UserError
 from nrm_keras.models.recurrent import NormalizedGRUCell
+from nrm_keras.recipe.loading import load
 from nrm_keras.runs import directory
 from nrm_keras.training import inference
+from nrm_keras.training.assembly import evaluation_data, prepared, training_batches
 from nrm_keras.training.initialize import freeze_normalizers
 
 QUICK = {"train.epochs": 2, "model": {"type": "mlp", "units": [32]}, "data.limit": 400, "data.batch_size": 16}
@@ -313,3 +315,12 @@ def test_a_watched_run_writes_records_and_resumes_bit_for_bit(tmp_path):
     # besides those that a leap of the loss makes it look at
     assert set(range(1, 75, 10)) <= set(steps(resumed)) and set(range(1, 75, 10)) <= set(steps(whole))
     assert steps(resumed) == sorted(set(steps(resumed)))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(None, 4), (100, 100)])
+def test_held_out_data_may_come_in_batches_of_its_own_size(size, expected):
+    recipe = load("images/digits_adaptive", {"data.batch_size": 4, "data.evaluation_batch_size": size}).recipe
+    examples = prepared(recipe)
+    assert len(next(iter(training_batches(recipe, examples)(0)))[0]) == 4
+    for split in ("validation", "test"):
+        assert len(next(iter(evaluation_data(recipe, examples, split)))[0]) == expected

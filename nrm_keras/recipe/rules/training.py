@@ -70,7 +70,7 @@ def _plateau_owns_the_rate(recipe: Recipe) -> Iterator[Problem]:
 
 @reads("train", "data")
 def _replicas(recipe: Recipe) -> Iterator[Problem]:
-    replicas, strategy, batch = recipe.train.replicas, recipe.train.strategy, recipe.data.batch_size
+    replicas, strategy = recipe.train.replicas, recipe.train.strategy
     if replicas is None:
         return
     if strategy != "mirrored":
@@ -81,14 +81,16 @@ def _replicas(recipe: Recipe) -> Iterator[Problem]:
                 " Set train.strategy: mirrored or remove train.replicas."
             ),
         )
-    if batch % replicas:
-        yield (
-            "data.batch_size",
-            (
-                f"batch_size is over all replicas together and must be a multiple of train.replicas, {replicas}."
-                f" Received: {batch}. Use {max(batch // replicas, 1) * replicas}."
-            ),
-        )
+    for name in ("batch_size", "evaluation_batch_size"):
+        batch = getattr(recipe.data, name) or 0
+        if batch % replicas:
+            yield (
+                f"data.{name}",
+                (
+                    f"{name} is over all replicas together and must be a multiple of train.replicas, {replicas}."
+                    f" Received: {batch}. Use {max(batch // replicas, 1) * replicas}."
+                ),
+            )
 
 
 @reads("train")

@@ -14,6 +14,9 @@ class Data(Section):
     brings: ClassVar[frozenset[str]] = frozenset()
 
     batch_size: PositiveInt = Field(32, description="examples per training step, over all replicas together")
+    evaluation_batch_size: PositiveInt | None = Field(
+        None, description="examples per step of validation and test; null: batch_size"
+    )
     augment: tuple[Literal["crop", "flip", "drop_words"], ...] = Field(
         (), description="random changes of training examples: crop and flip for images, drop_words for text"
     )
@@ -24,6 +27,11 @@ class Data(Section):
     split_seed: NonNegativeInt = Field(0, description="draws the held-out examples; independent of train.seed")
     limit: PositiveInt | None = Field(None, description="at most this many training examples, for quick experiments")
     standardize: bool = Field(True, description="subtract mean, divide by standard deviation of the training split")
+
+    @property
+    def held_out_batch_size(self) -> int:
+        """Examples per step where nothing is trained."""
+        return self.evaluation_batch_size or self.batch_size
 
 
 class Digits(Data):

@@ -20,7 +20,8 @@ def measure_all(probes: dict[str, dict], recipe, run_dir: Path, smoke: bool = Fa
         smoke: whether it was a smoke run.
 
     Returns:
-        Each field of each probe. NaN where the probed weights are not finite, or the field is not defined.
+        Each field of each probe. NaN where the probed weights are not finite, the probe has nothing to measure in such a
+        model (see `Probe.problems`), or the field is not defined.
 
     Raises:
         UserError: the run is unfinished, or a probe can't measure its model.
@@ -32,6 +33,9 @@ def measure_all(probes: dict[str, dict], recipe, run_dir: Path, smoke: bool = Fa
 def measure(plain: dict, trained: Trained) -> dict[str, float]:
     """What one probe finds."""
     probe = PROBES[plain["type"]]
+    if problems := probe.problems(trained.recipe):
+        print(f"Probe {plain['type']}: {'; '.join(problems)}. Its numbers are NaN.")
+        return dict.fromkeys(probe.fields, math.nan)
     options = probe.options.model_validate(plain).model_dump(exclude={"type"})
     at_end = options.get("at", "start" if plain["type"] == "stable_learning_rate" else "end") == "end"
     if at_end and not trained.finite:
