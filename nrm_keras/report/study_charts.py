@@ -165,9 +165,10 @@ def _measurement(study: Study, name: str, measurement: Measurement, found: Mappi
         fixed = dict(zip(rest, levels, strict=True))
         label = ", ".join(f"{factor} {level}" for factor, level in fixed.items()) or ALL
         choices[label] = _over_grid(study, measurement, found, fixed, logarithmic)
-    return chosen(
-        heading(title_of(name, measurement)), f"{_extremes(study, found)} {marks}", choices, " and ".join(rest)
-    )
+    joined = len(factors) > 1 and _numbers(list(study.grid[factors[1]]))
+    marks = "Small points are seeds." if joined else "Bars are means, points are seeds."
+    sentence = f"{_extremes(study, found)} {marks}"
+    return chosen(heading(title_of(name, measurement)), sentence, choices, " and ".join(rest))
 
 
 def _over_grid(
