@@ -33,9 +33,9 @@ def main():
     rates, processors, rounds = {1: [], 2: []}, [], []
     for _ in range(arguments.rounds):
         load = os.getloadavg()[0]
-        for workers in rates:
+        for workers, measured in rates.items():
             rate, outcomes = measure(workers, arguments)
-            rates[workers].append(rate)
+            measured.append(rate)
             processors += [one.processor_seconds / one.seconds for one in outcomes]
             rounds.append(
                 {"load_before": round(load, 1), "workers": workers, "processes": len({one.process for one in outcomes})}
