@@ -12,7 +12,15 @@ from nrm_keras.diagnostics.probes import is_random
 from nrm_keras.errors import UserError
 from nrm_keras.surgery.structure import is_normalizer
 
-_LINEAR = (keras.layers.Dense, keras.layers.EinsumDense)
+_LINEAR = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
 
 
 class Look:
@@ -32,8 +40,9 @@ class Look:
         with (
             taps.hooks(layers, silent=silent),
             taps.recording() as recorder,
-            tf.GradientTape(persistent=False) as tape,
-            keras.StatelessScope(),
+            tf.GradientTape() as tape,
+            # with values, as Keras' regularizers find none otherwise
+            keras.StatelessScope([(v, v.value) for v in model.trainable_variables]),
         ):
             outputs = model(x, training=True)
             loss = None if y is None else model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
@@ -66,8 +75,7 @@ class Look:
     @property
     def linear(self) -> list[taps.Call]:
         """Hidden layers with a kernel: all but the last one."""
-        convolutions = keras.layers.Conv1D.__mro__[1]
-        return [call for call in self._calls if isinstance(call.layer, (*_LINEAR, convolutions))][:-1]
+        return [call for call in self._calls if isinstance(call.layer, _LINEAR)][:-1]
 
     @property
     def normalized(self) -> list[taps.Call]:
