@@ -26,13 +26,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from scipy import ndimage
 
 import nrm_keras
 from nrm_keras.data import sources
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory
+from nrm_keras.studies.probes.corruptions import corrupt
 
+CHANGES = {"noise": 0.1, "blur": 1.0, "contrast": 0.4, "darker": 0.4, "inverted": 1.0}
 SIZES = (1, 8, 64)
 LEVELS = (0.01, 0.05)
 
@@ -57,9 +58,9 @@ def main():
     rows = {"unchanged": flagged(judge, images, arguments.clean, rng)}
     show("unchanged", rows["unchanged"])
     for name, severity in itertools.product(CHANGES, (1.0, 0.5)):
-        changed = CHANGES[name](images.astype("float32"), severity, rng)
+        changed = corrupt(images, {name: severity * CHANGES[name]}, rng)
         name = name if severity == 1 else f"{name}, half"
-        rows[name] = flagged(judge, np.clip(np.round(changed), 0, 255).astype("uint8"), arguments.changed, rng)
+        rows[name] = flagged(judge, changed.astype("uint8"), arguments.changed, rng)
         show(name, rows[name])
     results = {"clean": arguments.clean, "changed": arguments.changed, "seconds": seconds, "flagged": rows}
     Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
@@ -79,30 +80,6 @@ def show(name, row):
     shares = "".join(f"   {size:3}: {found[LEVELS[0]]:.3f}" for size, found in row.items())
     print(f"{name:16} p < 0.01 at size{shares}", flush=True)
 
-
-def noise(images, severity, rng):
-    return images + rng.normal(0, 25.5 * severity, images.shape)
-
-
-def blur(images, severity, rng):
-    return ndimage.gaussian_filter(images, (0, severity, severity, 0))
-
-
-def contrast(images, severity, rng):
-    mean = images.mean((1, 2, 3), keepdims=True)
-    return mean + (1 - 0.4 * severity) * (images - mean)
-
-
-def darker(images, severity, rng):
-    return (1 - 0.4 * severity) * images
-
-
-def inverted(images, severity, rng):
-    chosen = rng.random((len(images), 1, 1, 1)) < severity
-    return np.where(chosen, 255 - images, images)
-
-
-CHANGES = {function.__name__: function for function in (noise, blur, contrast, darker, inverted)}
 
 if __name__ == "__main__":
     main()

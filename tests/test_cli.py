@@ -19,6 +19,7 @@ EVERY_VERB = {
     "validate": ["validate", "images/digits_adaptive"],
     "schema": ["schema"],
     "results": ["results", "."],
+    "study": ["study", "first_epoch", "--dry-run"],
 }
 
 RUN_VERBS = ("run", "evaluate", "predict", "report", "compare", "export", "serve", "runs", "data", "doctor")

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nrm_keras.cli import comparing, machine, recipes, results, serving, training
+from nrm_keras.cli import comparing, machine, recipes, results, serving, studies, training
 from nrm_keras.cli.arguments import examples_text
 from nrm_keras.cli.output import print_anything
 from nrm_keras.errors import MISUSE, PROGRAM, UserError
@@ -74,6 +74,6 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(dest="command", metavar="VERB", required=True)
-    for verbs in (recipes, training, comparing, results, serving, machine):
+    for verbs in (recipes, training, comparing, results, studies, serving, machine):
         verbs.add(subparsers)
     return parser, subparsers.choices

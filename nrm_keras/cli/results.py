@@ -1,4 +1,4 @@
-"""The verb that gathers the results of runs in one file."""
+"""The verb that gathers the results of runs and studies in one file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nrm_keras.cli.arguments import add_verb
 def results(arguments: argparse.Namespace) -> None:
     from nrm_keras.report import results
 
-    print(results.write([Path(root) for root in arguments.directories or ["runs"]], Path(arguments.out)))
+    print(results.write([Path(root) for root in arguments.directories], Path(arguments.out)))
 
 
 def add(subparsers) -> None:
@@ -20,10 +20,10 @@ def add(subparsers) -> None:
         subparsers,
         "results",
         results,
-        "write RESULTS.md from run directories: a row for each recipe, with mean and spread over its seeds",
+        "write RESULTS.md from run directories and studies: a row for each recipe, and one for each claim of a study",
         "results",
-        "results runs /elsewhere/runs --out RESULTS.md",
+        "results runs studies /elsewhere/runs --out RESULTS.md",
     )
-    parser.add_argument("directories", nargs="*", metavar="DIR", help="where to look for runs (default: runs)")
+    parser.add_argument("directories", nargs="*", metavar="DIR", help="where to look (default: runs and studies)")
     parser.set_defaults(more="directories")
     parser.add_argument("--out", default="RESULTS.md", metavar="FILE", help="(default: RESULTS.md)")

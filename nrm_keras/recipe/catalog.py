@@ -6,12 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nrm_keras.errors import PROGRAM
 from nrm_keras.recipe.nodes import Source
 from nrm_keras.recipe.parsing import parse, read
-from nrm_keras.recipe.problems import RecipeError, nearest
+from nrm_keras.recipe.problems import RecipeError, did_you_mean, nearest
 
 SUFFIXES = (".yaml", ".yml")
 PARTS = "base/"  # what other recipes extend; not runs
+STUDIES = "studies/"  # grids of runs
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ def root() -> Path:
 
 def names() -> list[str]:
     """The shipped recipes that can be run, in order."""
-    return [name for name in _all_names() if not name.startswith(PARTS)]
+    return [name for name in _all_names() if not name.startswith((PARTS, STUDIES))]
+
+
+def study_names() -> list[str]:
+    """The shipped studies, in order, such as `studies/batch_size`."""
+    return [name for name in _all_names() if name.startswith(STUDIES)]
 
 
 def find(text: str) -> Found:
@@ -67,13 +74,35 @@ def find(text: str) -> Found:
     found = shipped(base, variants)
     if found is None and os.path.exists(base):
         return of_path(base, variants)  # a directory or pipe: reading it says what is wrong
+    if found is None and STUDIES + base in study_names():
+        found = shipped(STUDIES + base)
     if found is None:
         raise RecipeError(f"no recipe is called '{base}'.{_suggestion(base)}")
     if found.name.startswith(PARTS):
         raise RecipeError(
             f"{base}: a part that recipes extend, not a run. Use it as 'extends: {base}'.{_suggestion(base)}"
         )
+    if found.name.startswith(STUDIES):
+        raise RecipeError(f"{base}: a study, not one run. Run it: {PROGRAM} study {base.removeprefix(STUDIES)}")
     return found
+
+
+def find_study(text: str) -> Found:
+    """The file that a study's name, with or without `studies/` in front, or a path stands for.
+
+    Raises:
+        RecipeError: there is none; the message names the nearest.
+    """
+    if text.endswith(SUFFIXES) or os.path.isfile(text):
+        return of_path(text)
+    name = STUDIES + text.removeprefix(STUDIES)
+    if name not in study_names():
+        known = [name.removeprefix(STUDIES) for name in study_names()]
+        hint = did_you_mean(text.removeprefix(STUDIES), known)
+        raise RecipeError(
+            f"no study is called '{text}'.{hint} A path ends with .yaml; '{PROGRAM} study' lists studies."
+        )
+    return Found(str(root() / f"{name}.yaml"), name, (), shipped=True)
 
 
 def of_path(path: str, variants: tuple[str, ...] = ()) -> Found:
@@ -98,7 +127,7 @@ def suggestion(name: str) -> str:
 
 
 def copy(name: str, dest: str) -> Path:
-    """Copies a shipped recipe, to a file or into a directory; never overwrites.
+    """Copies a shipped recipe or study, to a file or into a directory; never overwrites.
 
     A relative `extends` becomes the shipped name, so that the copy works anywhere.
     """
@@ -107,7 +136,7 @@ def copy(name: str, dest: str) -> Path:
         raise RecipeError(
             f"cp copies a recipe with all its variants. Received: {name}. Copy '{base}', then run COPY@{variant}."
         )
-    found = find(name)
+    found = find_study(name) if name in study_names() else find(name)
     if not found.shipped:
         raise RecipeError(f"cp copies shipped recipes. Received: {name}. Copy your own file with the shell's cp.")
     target = Path(os.path.expanduser(dest))

@@ -85,8 +85,31 @@ def coupled_decay(recipe: Recipe) -> Iterator[Advice]:
             "optimizer.weight_decay",
             (
                 f"{decay:g} looks like the usual L2 penalty of SGD. Decay is decoupled here, and at momentum 0.9 ten times weaker:"
-                f" {10 * decay:g} equals a coupled {decay:g}."
+                f" {10 * decay:g} equals a coupled {decay:g}, which is optimizer.l2."
             ),
+        )
+
+
+def idle_decay(recipe: Recipe) -> Iterator[Advice]:
+    """Nothing decays, so it does not matter what."""
+    optimizer = recipe.optimizer
+    if getattr(optimizer, "decay_normalizers", False) is not True:
+        return
+    if not getattr(optimizer, "weight_decay", 0) and not getattr(optimizer, "l2", 0):
+        key = "l2" if optimizer.type == "adam" else "weight_decay"
+        yield (
+            "optimizer.decay_normalizers",
+            f"there is no decay to extend to gamma, beta and biases. Set optimizer.{key}, or remove it.",
+        )
+
+
+def double_decay(recipe: Recipe) -> Iterator[Advice]:
+    """Decoupled and coupled decay pull at the same weights."""
+    optimizer = recipe.optimizer
+    if optimizer.type == "sgd" and optimizer.weight_decay and optimizer.l2:
+        yield (
+            "optimizer.l2",
+            f"weight_decay {optimizer.weight_decay:g} and l2 {optimizer.l2:g} both pull weights to 0. Remove one of them.",
         )
 
 
@@ -115,6 +138,8 @@ LINTS: tuple[Callable[[Recipe], Iterator[Advice]], ...] = (
     closed_gate,
     dropout_before_batch,
     coupled_decay,
+    idle_decay,
+    double_decay,
     flipped_digits,
     idle_patience,
 )

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from nrm_keras.errors import PROGRAM
 from nrm_keras.recipe import catalog, rules
 from nrm_keras.recipe.checking import FILE_KEYS, check, located
 from nrm_keras.recipe.nodes import Node, Source, dotted, leaves, merge
@@ -60,7 +61,7 @@ def load(name: str | os.PathLike, overrides: Overrides = (), *, allow_imports: b
 
     Args:
         name: of a shipped recipe, NAME@variant (several are applied in order), or a path.
-        overrides: `section.key=value` as on the command line, or a mapping from dotted paths to values.
+        overrides: `section.key=value` as on the command line, a mapping from dotted paths to values, or sections of a file.
         allow_imports: whether a recipe that is not shipped may list `imports` that `import_modules` follows.
 
     Raises:
@@ -69,13 +70,15 @@ def load(name: str | os.PathLike, overrides: Overrides = (), *, allow_imports: b
     found = catalog.find(os.fspath(name))
     problems: list[str] = []
     tree = _read(found.path, found.source, problems, ())
+    if tree.has(("claims",)):
+        raise RecipeError(f"{tree.origin}: this is a study, not one run. Run it: {PROGRAM} study {os.fspath(name)}")
     variants = _variants(tree, problems)
     tree = tree.without("variants")
     for variant in found.variants:
         tree = merge(tree, _variant(variant, variants, tree))
     over = parse_overrides(overrides, problems)
     check_over_lists(tree, over, problems)
-    tree = _with_absolute_paths(merge(tree, over))
+    tree = with_absolute_paths(merge(tree, over))
     recipe = check(tree, problems)
     if recipe is None or problems:
         raise RecipeError(by_place(problems))
@@ -201,9 +204,10 @@ def _variant(name: str, variants: dict[str, Node], tree: Node) -> Node:
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def _with_absolute_paths(tree: Node) -> Node:
+def with_absolute_paths(tree: Node) -> Node:
+    """The sections with the paths in them relative to nothing, instead of to the file that says them."""
     for section, key in PATHS:
-        node = tree.child(section) and tree.child(section).child(key)
+        node = tree.nearest((section, key)) if tree.has((section, key)) else None
         if node is not None and isinstance(node.value, str) and node.value and "://" not in node.value:
             absolute = os.path.abspath(os.path.join(node.source.folder, os.path.expanduser(node.value)))
             tree = tree.with_entry(section, tree.child(section).with_entry(key, replace(node, value=absolute)))

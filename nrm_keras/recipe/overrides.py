@@ -11,11 +11,17 @@ from nrm_keras.recipe.nodes import Node, Source, command_line, from_python, merg
 from nrm_keras.recipe.parsing import parse, scalar
 from nrm_keras.recipe.problems import RecipeError
 
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = Sequence[str] | Mapping[str, Any] | Node
 
 
 def parse_overrides(overrides: Overrides, problems: list[str]) -> Node:
-    """All overrides as one tree, so that their order does not matter: a type dropped no key set beside it."""
+    """All overrides as one tree, so that their order does not matter: a type dropped no key set beside it.
+
+    What is a tree already, as the sections in a study's file, keeps its lines.
+    """
+    if isinstance(overrides, Node):
+        problems += misplaced(overrides, "")
+        return overrides.without(*FILE_KEYS)
     source = command_line() if not isinstance(overrides, Mapping) else replace(command_line(), label="overrides")
     tree = Node({}, source)
     for item in overrides.items() if isinstance(overrides, Mapping) else overrides:

@@ -102,8 +102,8 @@ def lines(
         hovermode="closest" if many else "x unified",
         showlegend=not many and len(curves) > 1,
         legend=ABOVE,
-        xaxis={"title": _title(over), **whole},
-        yaxis={"title": _title(unit), "range": bounds, **(log_axis(values) if logarithmic else {})},
+        xaxis={"title": title(over), **whole},
+        yaxis={"title": title(unit), "range": bounds, **(log_axis(values) if logarithmic else {})},
     )
 
 
@@ -133,7 +133,7 @@ def profile(
         hovermode="closest" if len(curves) > LEGEND else "y unified",
         showlegend=len(curves) > 1,
         legend=ABOVE,
-        xaxis={"title": _title(unit), **(log_axis(values) if logarithmic else {})},
+        xaxis={"title": title(unit), **(log_axis(values) if logarithmic else {})},
         yaxis=_layer_axis(layers),
     )
 
@@ -144,7 +144,7 @@ def band(low: Series, middle: Series, high: Series, unit: str) -> dict:
     figure.add_trace(_curve(low, "15th percentile", {"width": 0}))
     figure.add_trace(_curve(high, "85th percentile", {"width": 0}).update(fill="tonexty", fillcolor=f"rgba{AREA}"))
     figure.add_trace(_curve(middle, "median", {"width": 2, "color": MAIN}))
-    return _finished(figure, height=320, hovermode="x unified", showlegend=False, yaxis={"title": _title(unit)})
+    return _finished(figure, height=320, hovermode="x unified", showlegend=False, yaxis={"title": title(unit)})
 
 
 def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
@@ -166,8 +166,8 @@ def stems(nodes: Sequence[float], weights: Sequence[float], unit: str) -> dict:
         figure,
         height=290,
         showlegend=False,
-        xaxis={"title": _title(unit)},
-        yaxis={"title": _title("share of the eigenvalues"), **log_axis([y for _, y in pairs])},
+        xaxis={"title": title(unit)},
+        yaxis={"title": title("share of the eigenvalues"), **log_axis([y for _, y in pairs])},
     )
 
 
@@ -190,7 +190,7 @@ def _curve(series, name, line):
     )
 
 
-def _title(text):
+def title(text):
     return {"text": escape(text), "font": {"size": 13}}
 
 

@@ -1,4 +1,4 @@
-"""`RESULTS.md`: what recipes reached, a row each, from run directories alone."""
+"""`RESULTS.md`: what recipes reached and what became of studies' claims, a row each, from their directories alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from nrm_keras.recipe.loading import PATHS, Loaded, load
 from nrm_keras.recipe.nodes import dotted, leaves
 from nrm_keras.recipe.problems import RecipeError, printable, shown
 from nrm_keras.recipe.writing import dump, values_of
+from nrm_keras.report import studies
 from nrm_keras.report.reading import RunFiles, read_run
 from nrm_keras.report.seeds import summary_of
 from nrm_keras.report.verdict import baseline, duration, label, main_metric, number
 from nrm_keras.runs import directory
 
 FILE = "RESULTS.md"
+ROOTS = ("runs", "studies")
 COLUMNS = (
     *("recipe", "data", "norm", "seeds", "metric", "mean ± deviation", "baseline", "epochs", "time a run"),
     *("machine", "commit", "TensorFlow", "Keras"),
@@ -32,6 +34,8 @@ LEFT_OUT = {
     DAMAGED: ("damaged run", "damaged runs"),
     SMOKE: ("smoke test", "smoke tests"),
     REPEATED: ("run of a seed that was run again later", "runs of seeds that were run again later"),
+    studies.DAMAGED: ("damaged study", "damaged studies"),
+    studies.SMOKE: ("smoke test of a study", "smoke tests of studies"),
 }
 # where a changed value comes from, as `recipe.yaml` says it: the command line, or `nrm_keras.run`
 CHANGED = ("  # command line", "  # overrides")
@@ -80,26 +84,34 @@ def write(roots: Sequence[Path], out: Path) -> str:
     """Writes the file, and says so in a sentence.
 
     Args:
-        roots: directories below which runs are.
+        roots: directories below which runs and studies are; none: those of `ROOTS` that are here.
         out: the file.
 
     Raises:
         UserError: one of `roots` is no directory, or the file cannot be written.
     """
+    roots = list(roots) or [path for path in map(Path, ROOTS) if path.is_dir()] or [Path(ROOTS[0])]
     found, left_out = collect(roots)
+    claims, no_claims = studies.rows(studies.find_all(roots))
+    left_out += no_claims
     options = [*map(str, roots), *(["--out", str(out)] if str(out) != FILE else [])]
-    text = render(found, left_out, shlex.join([*PROGRAM.split(), "results", *options]))
+    command = shlex.join([*PROGRAM.split(), "results", *options])
+    text = render(found, left_out, command, claims)
     try:
         directory.write_text(out, text)
     except OSError as error:
         raise UserError(
             f"{out}: results are written to a file, in a directory that exists. Received: {error.strerror}. Choose another with --out FILE."
         ) from error
-    return f"{out}: {_counted(len(_groups(found)), 'recipe')} from {_counted(len(found), 'run')}. {_left_out(left_out)}".strip()
+    about = f"{_counted(len(_groups(found)), 'recipe')} from {_counted(len(found), 'run')}"
+    told = f"; {_counted(len(claims), 'claim')} of studies" if claims else ""
+    return f"{out}: {about}{told}. {_left_out(left_out)}".strip()
 
 
-def collect(roots: Iterable[Path]) -> tuple[list[Result], Counter]:
+def collect(roots: Sequence[Path]) -> tuple[list[Result], Counter]:
     """The newest finished run of every seed of every recipe, oldest first, and how many runs were left out and why.
+
+    The cells of studies are not among them.
 
     Raises:
         UserError: one of `roots` is no directory.
@@ -111,6 +123,8 @@ def collect(roots: Iterable[Path]) -> tuple[list[Result], Counter]:
                 f"{root}: no such directory. Runs are made in `runs`, or where `run --out` says: {PROGRAM} results DIR."
             )
         paths.update({path.resolve(): path for path in directory.find_all(root)})
+    of_studies = [path.resolve() for path in studies.find_all(roots)]
+    paths = {path: one for path, one in paths.items() if not any(map(path.is_relative_to, of_studies))}
     left_out: Counter = Counter()
     newest: dict[tuple, Result] = {}
     for path in sorted(paths.values(), key=lambda path: (path.name, str(path))):
@@ -124,20 +138,36 @@ def collect(roots: Iterable[Path]) -> tuple[list[Result], Counter]:
     return list(newest.values()), left_out
 
 
-def render(found: Sequence[Result], left_out: Counter, command: str) -> str:
-    """The file as text."""
+def render(
+    found: Sequence[Result],
+    left_out: Counter,
+    command: str,
+    claims: Sequence[Sequence[str]] = (),
+) -> str:
+    """The file as text.
+
+    Args:
+        found, left_out: see `collect`.
+        command: that wrote it.
+        claims: see `studies.rows`.
+    """
     rows = sorted(_row(group) for group in _groups(found))
-    table = [COLUMNS, ["---"] * len(COLUMNS), *([escape(cell) for cell in row] for row in rows)]
     sections = [
         "# Results",
-        "Written from run directories by this command, which overwrites what is edited here:",
+        "Written from run directories and studies' directories by this command, which overwrites what is edited here:",
         f"    {printable(command)}",
-        "\n".join(f"| {' | '.join(row)} |" for row in table) if rows else "There is no finished run.",
+        _table(COLUMNS, rows) if rows else "There is no finished run.",
         "The deviation is the sample standard deviation over the seeds; one seed has none." if rows else "",
         _caveats(_groups(found)),
+        *(["## Studies", studies.ABOUT, _table(studies.COLUMNS, claims)] if claims else []),
         _left_out(left_out),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([escape(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def escape(text: str) -> str:

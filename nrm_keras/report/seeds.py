@@ -22,7 +22,7 @@ class Spread:
     Args:
         mean: NaN where one of the values is not finite: leaving it out would make the rest look better than they are.
         deviation: the sample standard deviation, with n - 1; None with one value.
-        interval: 95 % t interval of the mean; None with one value, or where one is not finite.
+        interval: t interval of the mean, of 95 % unless said otherwise; None with one value, or where one is not finite.
         n: how many values.
     """
 
@@ -41,8 +41,12 @@ class Paired:
     n: int
 
 
-def summary_of(values: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation and 95 % t interval of the mean.
+def summary_of(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
+    """Mean, sample standard deviation and t interval of the mean.
+
+    Args:
+        values: one at least.
+        confidence: of the interval.
 
     Raises:
         ValueError: there is no value.
@@ -65,7 +69,7 @@ def summary_of(values: Sequence[float]) -> Spread:
     from scipy.stats import t  # slow to import, and most uses of this package need none
 
     deviation = statistics.stdev(values)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
     return Spread(mean, deviation, (mean - half, mean + half), n)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 DISTRIBUTIONS = [
     *("nrm_keras", "tensorflow", "keras", "numpy", "tensorflow-datasets", "importlib_resources", "Pillow", "PyYAML"),
     *("pydantic", "rich", "scikit-learn", "scipy", "plotly", "jinja2", "h5py", "ml_dtypes"),
+    *("statsmodels", "psutil", "ray"),
 ]
 
 # Listed one by one: TF_TOKEN_... and TF_VAR_... belong to Terraform and hold secrets.

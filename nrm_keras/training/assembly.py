@@ -11,7 +11,7 @@ import numpy as np
 
 from nrm_keras import models, registry
 from nrm_keras.data import sources
-from nrm_keras.data.examples import Examples, require_classes
+from nrm_keras.data.examples import Examples, Split, require_classes
 from nrm_keras.data.pipelines import Batches, moments, standardization
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory as run_directory
@@ -175,8 +175,13 @@ def evaluation_data(recipe, examples: Examples, split: str, strategy=None):
         return None
     replicas = strategy.num_replicas_in_sync if strategy else 1
     size = recipe.data.held_out_batch_size
-    batches = Batches(getattr(examples, split), size, replicas=replicas, **_reading(recipe, examples))
+    batches = in_order(recipe, examples, getattr(examples, split), size, replicas)
     return distribution.PerReplica(strategy, lambda: batches(0), batches(0)) if strategy else batches(0)
+
+
+def in_order(recipe, examples: Examples, split: Split, batch_size: int, replicas: int = 1) -> Batches:
+    """Some of the examples in their order, as the model takes them."""
+    return Batches(split, batch_size, replicas=replicas, **_reading(recipe, examples))
 
 
 def _reading(recipe, examples: Examples) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 
 from nrm_keras import registry
@@ -10,22 +12,60 @@ _BUILTIN = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam, "adamw":
 
 
 def build(recipe, model: keras.Model, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The recipe's optimizer with its schedule, gradient clipping and decoupled weight decay.
+    """The recipe's optimizer with its schedule, gradient clipping, decoupled weight decay and coupled L2.
 
-    Weight decay spares gamma and beta and every variable of rank below 2: gates, the logits of shares, biases.
-    Decaying them regularizes nothing (van Laarhoven 2017) and pulls gates toward their start.
+    Unless the recipe has `decay_normalizers`, both spare gamma and beta and every variable of rank below 2: gates, the
+    logits of shares, biases. Decaying them regularizes nothing (van Laarhoven 2017) and pulls gates toward their start.
     """
+    kind = recipe.optimizer.type
     options = recipe.optimizer.model_dump(exclude={"type"})
     options["learning_rate"] = _learning_rate(recipe, options["learning_rate"], steps_per_epoch)
     options["weight_decay"] = options.get("weight_decay") or None
-    kind = recipe.optimizer.type
-    function = _BUILTIN[kind] if kind in _BUILTIN else registry.get("optimizer", kind)
+    if kind == "adamw" and not options["weight_decay"]:
+        kind = "adam"  # the same, and Keras' AdamW takes no weight_decay of None
+    if kind in _BUILTIN:
+        decay_normalizers, l2 = options.pop("decay_normalizers"), options.pop("l2", 0.0)
+        function = functools.partial(_COUPLED[kind], l2=l2) if l2 else _BUILTIN[kind]
+    else:
+        decay_normalizers, l2, function = False, 0.0, registry.get("optimizer", kind)
     optimizer = function(global_clipnorm=recipe.train.clip_norm, **options)
-    if options["weight_decay"]:
+    if (options["weight_decay"] or l2) and not decay_normalizers:
         # Over several axes, gamma and beta of layer normalization have as many.
         spared = [v for v in model.trainable_variables if len(v.shape) < 2 or v.name in ("gamma", "beta")]
         optimizer.exclude_from_weight_decay(spared)
     return optimizer
+
+
+class _Coupled:
+    """An optimizer whose gradients, behind the clipping, are those of `loss + l2/2 |w|^2`.
+
+    What is excluded from weight decay is excluded from it too.
+    """
+
+    def __init__(self, *args, l2: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self._use_weight_decay(variable):
+            gradient = keras.ops.add(gradient, keras.ops.multiply(self.l2, variable))
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable(package="nrm_keras")
+class CoupledSGD(_Coupled, keras.optimizers.SGD):
+    """SGD with an L2 penalty in its gradient."""
+
+
+@keras.saving.register_keras_serializable(package="nrm_keras")
+class CoupledAdam(_Coupled, keras.optimizers.Adam):
+    """Adam with an L2 penalty in its gradient, which its denominator divides too (Loshchilov & Hutter 2019, algorithm 2)."""
+
+
+_COUPLED = {"sgd": CoupledSGD, "adam": CoupledAdam}
 
 
 def _learning_rate(recipe, peak: float, steps_per_epoch: int):

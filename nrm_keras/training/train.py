@@ -110,9 +110,9 @@ def _set_up(recipe) -> tf.distribute.Strategy | None:
     keras.utils.set_random_seed(recipe.train.seed)
     if recipe.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    if recipe.diagnostics is not None:
-        # or TensorFlow adds up in another order where a sum is looked at, and a resumed run could not repeat the bits
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    # with diagnostics TensorFlow would add up in another order where a sum is looked at, and a resumed run could not repeat
+    # the bits; set either way, as it stays for what this process trains next
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": recipe.diagnostics is None})
     return distribution.make_strategy(recipe.train)
 
 

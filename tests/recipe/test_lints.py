@@ -22,6 +22,11 @@ FIRES = {
         ["model={type: residual_mlp, dropout: 0.1}"],
     ],
     "coupled_decay": [["optimizer.weight_decay=5e-4"], ["optimizer.weight_decay=1e-4"]],
+    "idle_decay": [
+        ["optimizer.decay_normalizers=true", "optimizer.weight_decay=0"],
+        ["optimizer={type: adam, decay_normalizers: true}"],
+    ],
+    "double_decay": [["optimizer.weight_decay=5e-3", "optimizer.l2=5e-4"]],
     "flipped_digits": [["data.augment=[crop, flip]"]],
     "idle_patience": [["train.epochs=10", "callbacks=[{type: early_stopping, patience: 10}]"]],
 }
@@ -38,6 +43,9 @@ SILENT = [
     ["optimizer.weight_decay=5e-3"],
     ["optimizer.weight_decay=5e-4", "optimizer.momentum=0"],
     ["optimizer={type: adamw, weight_decay: 5e-4}"],
+    ["optimizer={type: adamw, decay_normalizers: true}"],
+    ["optimizer={type: sgd, l2: 5e-4, decay_normalizers: true}"],
+    ["optimizer={type: adam, l2: 5e-4, decay_normalizers: true}"],
     ["data.augment=[crop]"],
     ["callbacks=[{type: early_stopping, patience: 9}, {type: terminate_on_nan}]"],
 ]

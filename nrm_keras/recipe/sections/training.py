@@ -19,7 +19,13 @@ from nrm_keras.recipe.sections.base import (
 )
 
 
-class Sgd(Section):
+class _Decaying(Section):
+    decay_normalizers: bool = Field(
+        False, description="whether decay (or l2) takes in gamma, beta, biases and gates too, which it spares otherwise"
+    )
+
+
+class Sgd(_Decaying):
     """Stochastic gradient descent with momentum."""
 
     type: Literal["sgd"]
@@ -27,19 +33,24 @@ class Sgd(Section):
     momentum: Fraction = Field(0.9, description="share of the last step that is repeated")
     nesterov: bool = Field(False, description="look ahead along the momentum")
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled: w -= learning_rate * weight_decay * w")
+    l2: NonNegativeFloat = Field(0.0, description="coupled decay: gradient += l2 * w, behind the clipping")
 
 
-class Adam(Section):
-    """Adam, without weight decay."""
-
-    type: Literal["adam"]
+class _Adam(_Decaying):
     learning_rate: PositiveFloat = Field(1e-3, description="before the schedule")
     beta_1: Fraction = Field(0.9, description="decay of the mean of gradients")
     beta_2: Fraction = Field(0.999, description="decay of the mean of squared gradients")
     epsilon: PositiveFloat = Field(1e-7, description="added to the root of the mean square")
 
 
-class Adamw(Adam):
+class Adam(_Adam):
+    """Adam, without decoupled weight decay."""
+
+    type: Literal["adam"]
+    l2: NonNegativeFloat = Field(0.0, description="coupled decay: gradient += l2 * w, behind the clipping")
+
+
+class Adamw(_Adam):
     """Adam with decoupled weight decay."""
 
     type: Literal["adamw"]

@@ -1,0 +1,130 @@
+"""Workers are actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from nrm_keras.errors import UserError
+from nrm_keras.studies import worker
+from nrm_keras.studies.executors import OnEvent, go_on_file, train_all
+from nrm_keras.studies.worker import Job, Outcome
+
+START_SECONDS = 120
+
+
+def run(jobs: Sequence[Job], address: str | None, workers: int, on_event: OnEvent) -> None:
+    """Trains the cells in actors of a Ray cluster, one processor each.
+
+    Args:
+        jobs: of one study, whose directory every machine of the cluster sees under the same path.
+        address: of a cluster, as `ray.init` takes it; None starts one on this machine, and ends it behind the last cell.
+        workers: how many actors.
+        on_event: told `("started", cell)` and `("ended", outcome)`.
+
+    Raises:
+        UserError: Ray is not installed, the cluster can't be reached or has no free processors, or its machines don't see the
+            study's directory.
+        KeyboardInterrupt: stopped; every worker has written its checkpoint.
+    """
+    if not jobs:
+        return
+    workers = min(workers, len(jobs))
+    with _cluster(address, workers) as ray, go_on_file(jobs[0].study_dir) as go_on:
+        train_all(jobs, workers, lambda: Actor(ray, go_on), go_on, on_event)
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None, workers: int) -> Iterator:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to Ray's makers
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"--ray needs Ray. Received: {error}. Install it: pip install 'nrm_keras[ray]'; or leave --ray out."
+        ) from error
+    if ray.is_initialized():
+        raise UserError(
+            "--ray connects this process to a cluster. Received: one that is connected. Call ray.shutdown()."
+        )
+    # Ray leaves its logs behind: those of a cluster of ours go with it
+    folder = contextlib.nullcontext() if address else tempfile.TemporaryDirectory(prefix="ray-")
+    with folder as temporary:
+        own = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": temporary}
+        where = {"address": address} if address else {"address": "local", **own}
+        try:
+            _connect(ray, address, where)
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray, address: str | None, where: dict) -> None:
+    try:
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"--ray takes the address of a running cluster, such as auto or HOST:6379. Received: {address}: {error}."
+            " `ray status` tells whether one runs; --ray without an address starts one here."
+        ) from error
+
+
+class Actor:
+    """One worker on the cluster."""
+
+    executor = "ray"
+
+    def __init__(self, ray, go_on: Path):
+        self._ray = ray
+        self._go_on = go_on
+        self._start()
+
+    def _start(self) -> None:
+        kind = self._ray.remote(num_cpus=1, runtime_env={"env_vars": worker.ENVIRONMENT})(Remote)
+        self._actor = kind.remote()
+        errors = self._ray.exceptions
+        try:
+            self.process, sees = self._ray.get(self._actor.start.remote(str(self._go_on)), timeout=START_SECONDS)
+        except errors.GetTimeoutError as error:
+            raise UserError(
+                f"A worker needs a free processor of the Ray cluster. Received: none in {START_SECONDS} s. `ray status`"
+                " shows what is taken; choose fewer with --workers."
+            ) from error
+        except errors.RayError as error:
+            raise UserError(
+                "Every machine of the Ray cluster needs nrm_keras and what it depends on, in the same versions."
+                f" Received: {error}"
+            ) from error
+        if not sees:
+            raise UserError(
+                f"Every machine of the Ray cluster must see the study's directory. Received: {self._go_on.parent}, which"
+                " a worker does not see. Choose a directory of a shared file system with --out."
+            )
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        return self._actor.run_cell.remote(job).future()
+
+    def replace(self) -> str:
+        self.close(kill=True)
+        self._start()
+        return ""
+
+    def close(self, kill: bool) -> None:
+        self._ray.kill(self._actor)
+
+
+class Remote:
+    """What runs on the cluster."""
+
+    def start(self, go_on: str) -> tuple[int, bool]:
+        """Prepares the process; its id, and whether it sees the file."""
+        worker.start(Path(go_on))
+        return os.getpid(), Path(go_on).exists()
+
+    def run_cell(self, job: Job) -> Outcome:
+        return worker.run_cell(job, "ray")
