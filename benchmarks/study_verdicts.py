@@ -1,4 +1,11 @@
-"""How often studies say what, on drawn differences of which the truth is known: python -m benchmarks.study_verdicts"""
+"""How often studies say what, on drawn paired differences of which the truth is known.
+
+    python -m benchmarks.study_verdicts
+
+1,000 studies for each number, by the code that judges real ones. Where two recipes have no difference at all, either order
+of a pair is as likely, so that differences are symmetric. The skewed rows are what becomes of two recipes that are alike in
+their means and nothing else: there few seeds say too much.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +48,17 @@ def shares(n: int, claims: list[tuple[str, float]], draw: Draw, mean: float = 0.
 
 
 def show(title: str, rows: list[tuple[str, list[str]]], head: list[str]) -> None:
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=title, min_width=100, title_justify="left")
     table.add_column("")
     for name in head:
         table.add_column(name, justify="right")
     for name, cells in rows:
         table.add_row(name, *cells)
     Console(width=120).print(table)
+
+
+def _counted(claims: int) -> str:
+    return f"{claims} {'claim' if claims == 1 else 'claims'}"
 
 
 def percent(share: float) -> str:
@@ -71,9 +82,9 @@ def main() -> None:
     for many in (1, 6):
         claims = [("greater", 1e-9)] * many
         rows = by_seeds(*((name, claims, draw, 0.0) for name, draw in DRAWS.items()))
-        show(f"No effect, {many} claim(s): studies that call any of them supported (at most 6 %)", rows, seeds)
+        show(f"No effect, {_counted(many)}: studies that call any of them supported (at most 6 %)", rows, seeds)
     normal = DRAWS["normal"]
-    effect = [(f"{many} claims that are true", [("greater", 1.0)] * many, normal, 2.0) for many in (1, 3, 6)]
+    effect = [(f"{_counted(many)}, all true", [("greater", 1.0)] * many, normal, 2.0) for many in (1, 3, 6)]
     effect.append(("1 claim, smallest effect exactly the true one", [("greater", 2.0)], normal, 2.0))
     show("An effect of 2 deviations: studies that call any claim supported", by_seeds(*effect), seeds)
     rows = by_seeds(("smallest effect 1 deviation", [("greater", 1.0)], normal, 1.0), verdict=NOT_SUPPORTED)

@@ -15,8 +15,10 @@ def list_recipes(arguments: argparse.Namespace) -> None:
     from nrm_keras.studies import listing as studies
 
     print_table(listing.COLUMNS, listing.rows())
-    print_heading(f"Studies, for {PROGRAM} study NAME")
-    print_table(studies.COLUMNS, studies.rows())
+    found = studies.rows()
+    if found:
+        print_heading(f"Studies, for {PROGRAM} study NAME")
+        print_table(studies.COLUMNS, found)
 
 
 def show(arguments: argparse.Namespace) -> None:

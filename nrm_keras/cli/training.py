@@ -81,12 +81,13 @@ def predict(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> int:
     import webbrowser
 
-    from nrm_keras.report import page
+    from nrm_keras.report import page, study_page
+    from nrm_keras.studies.store import is_study
 
     status = 0
-    for path in arguments.runs:
+    for path in map(Path, arguments.runs):
         try:
-            written = page.write(Path(path))
+            written = study_page.write(path) if is_study(path) else page.write(path)
         except UserError as error:
             print(error, file=sys.stderr)
             status = MISUSE
@@ -181,7 +182,7 @@ def add(subparsers) -> None:
     parser = add_verb(
         subparsers, "report", report, "write report.html of runs, also while they train", "report RUN --open"
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or those of studies")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
 
     group = subparsers.add_parser("runs", help="list runs", description="Runs on this machine.")

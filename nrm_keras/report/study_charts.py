@@ -87,8 +87,13 @@ def _range(group: Sequence[Judged]) -> list[float]:
     shown = [0.0]
     for one in group:
         shown += [a - b for _, a, b in one.pairs] + list(one.interval or ()) + _signed_margins(one)
-    room = 0.05 * (max(shown) - min(shown))
-    return [min(shown) - room, max(shown) + room]
+    return _padded(shown)
+
+
+def _padded(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return [low - room, high + room]
 
 
 def _seeds_of_claim(seeds: Sequence[tuple[float, int]], row: int, color: str) -> go.Scatter:
@@ -160,7 +165,10 @@ def _measurement(study: Study, name: str, measurement: Measurement, found: Mappi
         fixed = dict(zip(rest, levels, strict=True))
         label = ", ".join(f"{factor} {level}" for factor, level in fixed.items()) or ALL
         choices[label] = _over_grid(study, measurement, found, fixed, logarithmic)
-    return chosen(heading(title_of(name, measurement)), _extremes(study, found), choices, " and ".join(rest))
+    joined = len(factors) > 1 and _numbers(list(study.grid[factors[1]]))
+    marks = "Small points are seeds." if joined else "Bars are means, points are seeds."
+    sentence = f"{_extremes(study, found)} {marks}"
+    return chosen(heading(title_of(name, measurement)), sentence, choices, " and ".join(rest))
 
 
 def _over_grid(
@@ -171,10 +179,13 @@ def _over_grid(
     numeric = _numbers(across) if len(factors) > 1 else None
     figure = go.Figure()
     for index, (name, cells) in enumerate(curves):
-        style = {"color": COLORS[index % len(COLORS)], "symbol": SYMBOLS[index % len(SYMBOLS)]}
+        style = {"color": COLORS[index % len(COLORS)], "symbol": SYMBOLS[(index + index // len(COLORS)) % len(SYMBOLS)]}
         for trace in _curve(name, cells, numeric or across, found, style, joined=numeric is not None):
             figure.add_trace(trace)
-    values = [value for value in found.values() if value > 0]
+    vertical = plots.log_axis(list(found.values())) if logarithmic else {}
+    if not numeric:
+        # as with bars, plotly would begin at 0 whatever the values are
+        vertical |= {"range": _padded([math.log10(one) if logarithmic else one for one in found.values()])}
     horizontal = {"title": plots.title(factors[min(1, len(factors) - 1)].replace("_", " ") if factors else "")}
     if numeric:
         wide = max(numeric) > WIDELY * min(numeric) > 0
@@ -193,7 +204,7 @@ def _over_grid(
             "showlegend": len(curves) > 1,
             "legend": plots.ABOVE,
             "xaxis": horizontal,
-            "yaxis": {"title": plots.title(measurement.unit), **(plots.log_axis(values) if logarithmic else {})},
+            "yaxis": {"title": plots.title(measurement.unit), **vertical},
         }
     )
     return figure.to_plotly_json()
@@ -222,13 +233,16 @@ def _curve(
     by_cell = {cell: {seed: value for (of, seed), value in found.items() if of == cell} for cell in cells}
     means = [fmean(by_cell[cell].values()) if by_cell[cell] else None for cell in cells]
     places = [escape(place) if isinstance(place, str) else place for place in across]
+    # a dot would hide the seeds behind it
+    bar = {"size": 14, "symbol": "line-ew", "line": {"width": 3, "color": style["color"]}}
     common = {"name": escape(name), "legendgroup": name, "offsetgroup": name or ALL}
     yield go.Scatter(
         x=places,
         y=means,
         mode="lines+markers" if joined else "markers",
         line={"width": 2, "color": style["color"]},
-        marker={"size": 10, **style},
+        marker={"size": 10, **style} if joined else bar,
+        showlegend=joined,
         hovertemplate=f"{escape(name)} %{{x}}: mean %{{y:.4~g}}<extra></extra>",
         **common,
     )
@@ -240,9 +254,9 @@ def _curve(
         y=[value for _, value, _ in points],
         customdata=[seed for *_, seed in points],
         mode="markers",
-        marker={"size": 5, **style, "opacity": 0.55},
+        marker={"size": 5 if joined else 8, **style, "opacity": 0.7},
         hovertemplate=f"{escape(name)} %{{x}}, seed %{{customdata}}: %{{y:.4~g}}<extra></extra>",
-        showlegend=False,
+        showlegend=not joined,
         **common,
     )
 
@@ -257,7 +271,7 @@ def _extremes(study: Study, found: Mapping) -> str:
         return f"Mean: {number(next(iter(means.values())))}."
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     names = [grid.name_of({factor: dict(cell)[factor] for factor in study.grid}) for cell in (low, high)]
-    return f"Lowest mean: {number(means[low])} ({names[0]}); highest: {number(means[high])} ({names[1]}). Small: each seed."
+    return f"Lowest mean: {number(means[low])} ({names[0]}); highest: {number(means[high])} ({names[1]})."
 
 
 def _numbers(levels: Sequence[str]) -> list[float] | None:

@@ -125,7 +125,10 @@ def _run(plan: Plan, ray: str | None, allow_imports: bool, progress: Progress) -
 
 def _beginning(plan: Plan) -> str:
     left, done = len(plan.left), len(plan.done)
-    known = f"{done} of {len(plan.cells)} cells are done already; " if done else ""
+    known = f"{done} of {len(plan.cells)} cells are done already" if done else ""
+    if not left:
+        return known
+    known += "; " if known else ""
     return f"{known}{left} to train, {min(plan.workers, left)} at a time, with one thread each"
 
 

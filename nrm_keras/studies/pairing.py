@@ -41,15 +41,15 @@ def _distributed(combinations: Sequence[Combination]) -> list[Problem]:
 def _measurable(study: Study, name: str, combinations: Sequence[Combination]) -> Iterator[Problem]:
     """Every cell of a claim must have the measurement; without a claim, one of the grid's."""
     judged = [one for one in combinations if any(_uses(claim, name, one) for claim in study.claims.values())]
-    seen: set[str] = set()
+    where: dict[str, str] = {}  # it is met first
     faulty = 0
     for combination in judged or combinations:
         faults = measurements.check(study.measurements[name], combination.loaded.recipe, study.probes)
         faulty += bool(faults)
-        where = f" (in {combination.name})" if combination.name else ""
-        if judged or faulty == len(combinations):
-            yield from ((f"measurements.{name}", fault + where) for fault in faults if fault not in seen)
-        seen |= set(faults)
+        for fault in faults:
+            where.setdefault(fault, f" (in {combination.name})" if combination.name else "")
+    if judged or faulty == len(combinations):
+        yield from ((f"measurements.{name}", fault + place) for fault, place in where.items())
 
 
 def _uses(claim: Claim, measurement: str, combination: Combination) -> bool:

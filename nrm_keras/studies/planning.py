@@ -17,7 +17,7 @@ from nrm_keras.runs import directory
 from nrm_keras.studies import loading, rules, statistics
 from nrm_keras.studies.grid import Cell
 from nrm_keras.studies.loading import LoadedStudy
-from nrm_keras.studies.store import STUDY, Store
+from nrm_keras.studies.store import STUDY, Store, is_study
 from nrm_keras.studies.worker import RUN
 from nrm_keras.training.launch import require_files
 
@@ -51,7 +51,11 @@ class Plan:
 
     @property
     def left(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.name not in self.done]
+        """What is to be trained, seed by seed: a level that fails does so early, and what is done pairs."""
+        seeds = self.loaded.study.seeds
+        return sorted(
+            (cell for cell in self.cells if cell.name not in self.done), key=lambda cell: seeds.index(cell.seed)
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -95,7 +99,7 @@ def plan(
     if not smoke:
         _require_data(wanted)
         _require_same_recipes(path, loaded)
-    store = Store(path) if (path / STUDY).exists() and not smoke else None
+    store = Store(path) if is_study(path) and not smoke else None
     seconds, measured = _seconds_per_cell(loaded, store)
     done = frozenset(cell.name for cell in wanted if store and store.done(cell.name))
     return Plan(loaded, path, smoke, tuple(wanted), done, seconds, measured, min(workers, len(wanted)))
@@ -136,7 +140,7 @@ def _require_data(cells: Sequence[Cell]) -> None:
 
 def _require_same_recipes(path: Path, loaded: LoadedStudy) -> None:
     """Cells of one directory belong to one study: those that are there must have the recipes of now."""
-    if not (path / STUDY).exists():
+    if not is_study(path):
         return
     before = loading.read(path / STUDY)
     changes = [

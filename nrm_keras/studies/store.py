@@ -35,6 +35,11 @@ NAMED = 3  # of what a claim lacks
 Key = tuple[str, frozenset[tuple[str, str]], int]
 
 
+def is_study(path: Path) -> bool:
+    """Whether a directory is that of a study."""
+    return (Path(path) / STUDY).is_file()
+
+
 class Store:
     """What is in a study's directory.
 
@@ -47,7 +52,7 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        if not (self.path / STUDY).is_file():
+        if not is_study(self.path):
             raise UserError(
                 f"{path}: a study's directory has {STUDY}. Received: one without. `python -m nrm_keras study NAME` makes one."
             )
@@ -149,6 +154,9 @@ class Store:
         missing = [(name, cell) for name, cell in needed if (name, cell.key, cell.seed) not in values]
         if self.smoke:
             reason = "A smoke run tells whether everything works, nothing else."
+        elif judged.claim.choose_on and not set(judged.claim.choose_on) < set(self.study.seeds):
+            choosing, seeds = (", ".join(map(str, some)) for some in (judged.claim.choose_on, self.study.seeds))
+            reason = f"Seeds {choosing} choose what it is compared with, and others judge. Received: {seeds}."
         elif missing:
             shown = "; ".join(self._why(name, cell.name) for name, cell in missing[:NAMED])
             more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""

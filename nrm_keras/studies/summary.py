@@ -78,6 +78,8 @@ def _cost(plan: Plan) -> list[str]:
     lines = [f"{product} = {all_cells} cells{asked}; {len(plan.done)} are done, {len(plan.left)} are left."]
     if plan.smoke:
         return [*lines, "A smoke run trains two steps of each and gives no verdict."]
+    if not plan.left:
+        return lines
     if plan.seconds is None:
         return [*lines, "Their cost is unknown until the first cell is done: the study has no seconds_per_cell."]
     source = "as the finished cells took" if plan.measured else "as the study says"

@@ -11,6 +11,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -183,7 +184,7 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
 
 def dead(job: Job, executor: str, process: int, seconds: float, how: str) -> Outcome:
     """What became of a cell whose worker died; written for it, since it can't any more."""
-    error = f"its worker died: {how}. The same command goes on from its last checkpoint."
+    error = f"its worker died: {how}. The same command goes on from where it can."
     with contextlib.suppress(FileNotFoundError), open(job.folder / LOG, "a", encoding="utf-8") as log:
         log.write(f"{error}\n")
     outcome = Outcome(job.cell, "failed", _run_of(job), {}, round(seconds, 3), 0.0, 0, process, executor, error)
@@ -242,7 +243,12 @@ def _train(job: Job):
     found, unlike = (None, "") if job.smoke else earlier.find(out, loaded)
     if unlike:
         print(f"Trained again, as {unlike}")
-    if found:
+    if found and loaded.recipe.diagnostics and not directory.summary(found):
+        print(
+            "Trained from the start again: drift is measured against the first step that is watched, which a resume moves"
+        )
+        shutil.rmtree(found)
+    elif found:
         return launch.resume(found, allow_imports=job.allow_imports)
     return launch.run(job.recipe, job.overrides, out=out, smoke=job.smoke, allow_imports=job.allow_imports)
 

@@ -15,7 +15,7 @@ from nrm_keras.studies.worker import Job
 MLP = {"type": "mlp", "units": [16]}
 OVERRIDES = {
     # what the first two leave behind in their process would change the bits of those behind them
-    "watched": {"model": MLP, "train.epochs": 2, "train.checkpoint_every": 5, "diagnostics": {"every": 10}},
+    "watched": {"model": MLP, "train.epochs": 2, "diagnostics": {"every": 10}},
     "deterministic": {
         "model": MLP,
         "train.epochs": 1,
@@ -56,7 +56,7 @@ def worker_at(study: Path, cell: str, place: str) -> int:
 
 def bits(study: Path, cell: str) -> dict:
     """All of a cell's results but for times and memory addresses."""
-    (run,) = directory.find_all(job(study, cell).folder)  # a cell that goes on makes no second one
+    (run,) = directory.find_all(job(study, cell).folder)  # a cell that goes on, or begins again, leaves no second one
     with open(run / directory.METRICS, newline="") as file:
         rows = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
     summary = json.loads((run / directory.SUMMARY).read_text())

@@ -201,3 +201,15 @@ def test_loading_imports_no_tensorflow():
     code = "import sys; from nrm_keras.studies import planning; planning.plan('first_epoch', workers=1);"
     code += "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", catalog.study_names())
+def test_header(name):
+    """Every study says its claim, whose it is, on what data, what it costs, and the command; and can be judged."""
+    head = (catalog.root() / f"{name}.yaml").read_text("utf-8").partition("\ntitle:")[0]
+    assert all(line.startswith("# ") for line in head.splitlines())
+    for word in ("Claim: ", "From: ", "Data: ", "Seeds: ", "Cost: "):
+        assert word in head
+    assert f"python -m nrm_keras study {name.removeprefix('studies/')}" in head
+    study = loading.load(name).study
+    assert len(study.seeds) >= 3 and study.seconds_per_cell

@@ -96,6 +96,10 @@ def test_seeds_that_choose_are_needed_of_the_candidates_only(make):
     end(store, "norm=layer/seed-2", 0.7)
     [judged] = Store(store.path).judged()
     assert judged.chosen == "none" and judged.seeds == (1, 2)
+    for seeds in ((1, 2), (0,)):
+        some = store.study.model_copy(update={"seeds": seeds})
+        [judged] = Store.create(store.path, "tiny", some).judged()
+        assert judged.verdict == NOT_JUDGED and "Seeds 0 choose" in judged.reason
 
 
 def test_a_cell_that_lacks_the_measurement_says_what_is_there(make):

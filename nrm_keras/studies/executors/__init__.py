@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
@@ -19,6 +19,7 @@ from nrm_keras.studies.worker import Job, Outcome
 
 OnEvent = Callable[[tuple[str, str | Outcome]], None]
 POLL = 0.2  # seconds
+CELLS_PER_WORKER = 25  # TensorFlow keeps some 20 MB of each cell, 60 with diagnostics
 
 
 class Slot(Protocol):
@@ -31,7 +32,7 @@ class Slot(Protocol):
         """Begins to train a cell."""
 
     def replace(self) -> str:
-        """Puts a new worker in the place of a dead one; how that died."""
+        """Puts a new worker in the place of this one, dead or alive; how it ended, where that can be told."""
 
     def close(self, kill: bool) -> None:
         """Ends the worker, in the middle of its cell if it must be."""
@@ -65,6 +66,7 @@ def train_all(jobs: Sequence[Job], workers: int, new_slot: Callable[[], Slot], g
     """
     waiting, slots, free = deque(jobs), [], []
     running: dict[Future, tuple[Slot, Job, float]] = {}
+    trained: Counter[Slot] = Counter()
     kill = True
     try:
         with _signals() as signals:
@@ -74,6 +76,9 @@ def train_all(jobs: Sequence[Job], workers: int, new_slot: Callable[[], Slot], g
                         slots.append(new_slot())
                         free.append(slots[-1])
                     slot, job = free.pop(), waiting.popleft()
+                    trained[slot] += 1
+                    if trained[slot] % CELLS_PER_WORKER == 0:
+                        slot.replace()
                     on_event(("started", job.cell))
                     running[slot.submit(job)] = slot, job, time.monotonic()
                 done, _ = wait(running, POLL, FIRST_COMPLETED)

@@ -1,0 +1,75 @@
+"""Cells per hour of a study on two workers against one, local or on Ray, and how many processors a cell takes.
+
+    python benchmarks/study_workers.py [--ray] [--cells 8] [--rounds 3] [section.key=value ...]
+
+Trains the same number of cells on one worker and on two, in turn. What starts the workers and TensorFlow is left out: each
+worker trains a first cell that doesn't count. Prints cells per hour of both, their ratio (median of the rounds), processor
+seconds per second of a cell, and whether TensorFlow was imported once per worker. It is only worth as much as the processors
+are free: the load before each round is printed too.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+
+from nrm_keras.recipe import loading
+from nrm_keras.studies.executors import cluster, local
+from nrm_keras.studies.worker import Job
+
+RECIPE = "images/digits_adaptive"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ray", action="store_true", help="workers are actors of a local Ray cluster")
+    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    arguments = parser.parse_args()
+    loading.load(RECIPE, arguments.overrides)
+    rates, processors, rounds = {1: [], 2: []}, [], []
+    for _ in range(arguments.rounds):
+        load = os.getloadavg()[0]
+        for workers, measured in rates.items():
+            rate, outcomes = measure(workers, arguments)
+            measured.append(rate)
+            processors += [one.processor_seconds / one.seconds for one in outcomes]
+            rounds.append(
+                {"load_before": round(load, 1), "workers": workers, "processes": len({one.process for one in outcomes})}
+            )
+    ratios = [two / one for one, two in zip(*rates.values(), strict=True)]
+    result = {
+        "cells_per_hour": {workers: round(statistics.median(values)) for workers, values in rates.items()},
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        "processors_per_cell": round(max(processors), 3),
+        "rounds": rounds,
+    }
+    print(json.dumps(result))
+
+
+def measure(workers: int, arguments) -> tuple[float, list]:
+    """Cells per hour between the end of the last worker's first cell and the last cell, and all outcomes."""
+    ended = []
+
+    def told(event):
+        kind, value = event
+        if kind == "ended":
+            assert value.status == "finished", value.error
+            ended.append((time.monotonic(), value))
+
+    with tempfile.TemporaryDirectory() as study:
+        jobs = [
+            Job(study, f"cell-{number}", RECIPE, [*arguments.overrides, f"train.seed={number}"], {})
+            for number in range(workers + arguments.cells)
+        ]
+        cluster.run(jobs, None, workers, told) if arguments.ray else local.run(jobs, workers, told)
+    began = ended[workers - 1][0]
+    return 3600 * (len(ended) - workers) / (ended[-1][0] - began), [outcome for _, outcome in ended]
+
+
+if __name__ == "__main__":
+    main()
