@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+import contextlib
 
-from nrm_keras.diagnostics.gap_pass import Pass
+import keras
+import numpy as np
+import tensorflow as tf
+
 from nrm_keras.studies.probes.trained import Trained
 from nrm_keras.surgery import recalibrate
-from nrm_keras.surgery.batches import Batches
-from nrm_keras.surgery.meter import has_running_statistics
-from nrm_keras.surgery.recalibration import running_layers
+from nrm_keras.surgery.meter import calling, has_running_statistics
 
 
 def measure(trained: Trained, examples: int, training_examples: int) -> dict[str, float]:
@@ -21,14 +22,15 @@ def measure(trained: Trained, examples: int, training_examples: int) -> dict[str
     """
     model = trained.model()
     held_out = trained.dataset(trained.some(trained.held_out, examples))
-    found = _scores(trained, model, held_out)
-    if not any(has_running_statistics(layer) for layer in model._flatten_layers()):
-        return _row(found, 0.0) | _row(found, 0.0, "recalibrated_")
-    before = _row(found, _gap(model, held_out))
+    metric, loss = _scores(trained, model, held_out)
+    running = [layer for layer in model._flatten_layers() if has_running_statistics(layer)]
+    if not running:
+        return _row(metric, loss, loss) | _row(metric, loss, loss, "recalibrated_")
+    # frozen layers use running statistics in training too
+    of_batches = _loss_with_batch_statistics(model, [layer for layer in running if layer.trainable], held_out)
     training = trained.dataset(trained.some(trained.examples.train, training_examples))
-    # frozen ones too: a study that freezes normalizers asks what that costs
     recalibrate(model, training, evaluate=False, include_frozen=True, verbose=0)
-    return before | _row(_scores(trained, model, held_out), _gap(model, held_out), "recalibrated_")
+    return _row(metric, loss, of_batches) | _row(*_scores(trained, model, held_out), of_batches, "recalibrated_")
 
 
 def _scores(trained, model, data):
@@ -36,12 +38,25 @@ def _scores(trained, model, data):
     return scores[trained.recipe.train.metrics[0]], scores["loss"]
 
 
-def _gap(model, data):
-    run = Pass(model, running_layers(model), keep=False)
-    run.over(Batches(data, None, 1))
-    weights, inference, training = np.array(run.losses, "float64").T
-    return np.average(inference - training, weights=weights)
+def _loss_with_batch_statistics(model, layers, data):
+    """The loss as at inference, but for these layers, which normalize as in training."""
+
+    def loss_of(x, y):
+        with keras.StatelessScope([(v, v.value) for v in model.trainable_variables]):
+            return model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
+
+    function = tf.function(loss_of, autograph=False, reduce_retracing=True)
+    with contextlib.ExitStack() as undo:
+        for layer in layers:
+            undo.enter_context(calling(layer, _as_in_training(layer.call)))
+        losses = [(len(y), float(function(x, y))) for x, y in data]
+    weights, values = zip(*losses, strict=True)
+    return np.average(values, weights=weights)
 
 
-def _row(scores, gap, prefix=""):
-    return {f"{prefix}metric": scores[0], f"{prefix}loss": scores[1], f"{prefix}gap": gap}
+def _as_in_training(original):
+    return lambda inputs, *args, **kwargs: original(inputs, *args, **kwargs | {"training": True})
+
+
+def _row(metric, loss, of_batches, prefix=""):
+    return {f"{prefix}metric": metric, f"{prefix}loss": loss, f"{prefix}gap": loss - of_batches}
