@@ -169,7 +169,7 @@ def interval_words(judged: Judged) -> str:
 
 
 def power_words(judged: Judged) -> str:
-    """The probability that the smallest effect is found, given the deviation that was seen."""
+    """The probability that the smallest effect is told from none, given the deviation that was seen."""
     return "unknown" if judged.power is None else f"{100 * judged.power:.0f} %"
 
 

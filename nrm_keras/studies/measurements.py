@@ -220,6 +220,9 @@ def _wish(measurement):
 
 def _check_statistic(measurement, recipe, probes):
     name, column = _kind_and_field(measurement.statistic)
+    if not name and column.replace("_", " ") in KINDS:
+        known = ", ".join(KINDS[column.replace("_", " ")].numbers)
+        return [f"a statistic is KIND.FIELD. Received: {measurement.statistic}, without a field. Known: {known}."]
     if name not in KINDS:
         hint = did_you_mean(name or column, list(KINDS))
         return [f"a statistic is KIND.FIELD. Received: {measurement.statistic}, with an unknown kind.{hint}"]

@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -45,21 +45,22 @@ class Store:
 
     Args:
         path: the directory.
+        study: as which its cells are read; None: as its `study.yaml` says.
 
     Raises:
         UserError: it is none.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, study: Study | None = None):
         self.path = Path(path)
-        if not is_study(self.path):
+        if study is None and not is_study(self.path):
             raise UserError(
                 f"{path}: a study's directory has {STUDY}. Received: one without. `python -m nrm_keras study NAME` makes one."
             )
-        self.study: Study = loading.read(self.path / STUDY)
+        self.study: Study = study or loading.read(self.path / STUDY)
         about = self._summary()
-        self.name: str = about.get("name", self.path.name)
-        self.smoke: bool = about.get("smoke", False)
+        self.name = str(about.get("name", self.path.name))
+        self.smoke = about.get("smoke") is True
         self.cells = grid.places(self.study)
         self._outcomes = {
             cell.name: outcome for cell in self.cells if (outcome := Outcome.read(self.folder(cell.name))) is not None
@@ -74,7 +75,7 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         directory.write_text(path / STUDY, dump(study))
         directory.write_json(path / SUMMARY, {"version": VERSION, "name": name, "smoke": smoke})
-        return cls(path)
+        return cls(path, study)
 
     def folder(self, cell: str) -> Path:
         return self.path / CELLS / cell
@@ -162,9 +163,18 @@ class Store:
             more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             reason = f"{len(missing)} of {len(needed)} values are missing: {shown}{more}."
         else:
-            return judged
+            return replace(judged, reason=judged.reason + self._diverged(needed))
         nothing = {"difference": math.nan, "interval": None, "p": 1.0, "p_adjusted": 1.0, "power": None}
         return replace(judged, verdict=NOT_JUDGED, reason=reason, **nothing)
+
+    def _diverged(self, needed: Sequence[tuple[str, grid.Place]]) -> str:
+        """What a reader must know of cells that diverged and have numbers all the same, of the weights that they kept."""
+        finite = dict.fromkeys(cell.name for name, cell in needed if math.isfinite(self.value(name, cell.name)))
+        diverged = [cell for cell in finite if self._outcomes[cell].status == "diverged"]
+        if not diverged:
+            return ""
+        more = f" and {len(diverged) - NAMED} more" if len(diverged) > NAMED else ""
+        return f" Diverged, and counted with the weights that they kept: {', '.join(diverged[:NAMED])}{more}."
 
     def _needed(self, claim: Claim) -> Iterator[tuple[str, grid.Place]]:
         """Measurements and cells without which a claim can't be judged."""
@@ -229,9 +239,10 @@ class Store:
 
     def _summary(self) -> dict:
         try:
-            return json.loads((self.path / SUMMARY).read_text("utf-8"))
+            content = json.loads((self.path / SUMMARY).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
-            return {}  # damaged: the next cell writes it anew
+            content = None
+        return content if isinstance(content, dict) else {}  # damaged: the next cell writes it anew
 
 
 def _of_claim(judged: verdict.Judged) -> dict:
