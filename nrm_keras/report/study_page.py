@@ -75,6 +75,7 @@ def render(store: Store) -> str:
         "study": study,
         "name": store.name,
         "first": judged[0],
+        "statements": [one.claim.statement[:1].upper() + one.claim.statement[1:] for one in judged],
         "kinds": KINDS,
         "notices": notices,
         "tiles": _tiles(store, judged, results),
@@ -119,7 +120,7 @@ def _tiles(store: Store, judged: list[Judged], results: dict[str, Outcome]) -> l
         (
             "cells",
             f"{len(done)} of {len(store.cells)}",
-            " x ".join(f"{len(one)} {name}" for name, one in store.study.grid.items()),
+            " x ".join(f"{len(one)} {name.replace('_', ' ')}" for name, one in store.study.grid.items()),
         ),
     ]
     if done:

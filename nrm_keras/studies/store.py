@@ -189,7 +189,8 @@ class Store:
 
     def _why(self, measurement: str, cell: str) -> str:
         if (measurement, cell) in self._problems:
-            return f"{cell} has no {measurement} ({self._problems[measurement, cell]})"
+            problem = self._problems[measurement, cell].replace(f"{self.path}/", "").removesuffix(".")
+            return f"{cell} has no {measurement} ({problem})"
         outcome = self._outcomes.get(cell)
         return f"{cell} {outcome.status if outcome else 'is not trained'}"
 
