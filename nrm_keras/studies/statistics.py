@@ -65,9 +65,9 @@ class Differences:
             return 1.0
         if self.identical:
             return 0.5**self.n if distance > 0 else 1.0
-        from scipy.stats import t  # slow to import, and most uses of this package need none
+        from scipy.special import stdtr  # of scipy.stats.t, without its checks of shapes, which take most of the time
 
-        return float(t.sf(distance / self._error, self.n - 1))
+        return float(stdtr(self.n - 1, -distance / self._error))
 
     @property
     def _error(self) -> float:
@@ -80,9 +80,9 @@ class Differences:
             return None
         if self.identical:
             return self.mean, self.mean
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        half = float(t.isf(alpha, self.n - 1)) * self._error
+        half = -float(stdtrit(self.n - 1, alpha)) * self._error
         return self.mean - half, self.mean + half
 
 

@@ -74,7 +74,7 @@ def test_float32_rounding_is_no_deviation():
 @pytest.mark.parametrize("alpha", [0.025, 0.2])
 def test_holm_is_that_of_statsmodels(alpha):
     random = np.random.default_rng(0)
-    for p_values in (random.uniform(0, 1 / size, size) ** 2 for size in random.integers(1, 9, 10)):
+    for p_values in (random.uniform(0, 1 / size, size) ** 2 for size in (1, 4, 8)):
         rejected, adjusted, *_ = multipletests(p_values, alpha, method="holm")
         steps = holm(list(p_values), alpha)
         assert [one for one, _ in steps] == pytest.approx(list(adjusted))
