@@ -21,10 +21,8 @@ Target = dict[Word, Word | tuple[Word, ...]]
 
 
 def _probe():
-    """The options of any probe, by its `type`; a mapping while there is none."""
+    """The options of any probe, by its `type`."""
     options = [Annotated[probe.options, Tag(name)] for name, probe in PROBES.items()]
-    if not options:
-        return dict[str, Any]
     # a callable, so that errors say `type` whatever the classes are called
     return Annotated[Union[tuple(options)], Discriminator(_type)]  # noqa: UP007
 

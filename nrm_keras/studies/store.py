@@ -159,22 +159,24 @@ class Store:
             choosing, seeds = (", ".join(map(str, some)) for some in (judged.claim.choose_on, self.study.seeds))
             reason = f"Seeds {choosing} choose what it is compared with, and others judge. Received: {seeds}."
         elif missing:
-            shown = "; ".join(self._why(name, cell.name) for name, cell in missing[:NAMED])
-            more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            reason = f"{len(missing)} of {len(needed)} values are missing: {shown}{more}."
+            shown = _listed([self._why(name, cell.name) for name, cell in missing])
+            reason = f"{len(missing)} of {len(needed)} values are missing: {shown}."
         else:
-            return replace(judged, reason=judged.reason + self._diverged(needed))
+            return replace(judged, reason=judged.reason + self._diverged(judged, needed))
         nothing = {"difference": math.nan, "interval": None, "p": 1.0, "p_adjusted": 1.0, "power": None}
         return replace(judged, verdict=NOT_JUDGED, reason=reason, **nothing)
 
-    def _diverged(self, needed: Sequence[tuple[str, grid.Place]]) -> str:
-        """What a reader must know of cells that diverged and have numbers all the same, of the weights that they kept."""
-        finite = dict.fromkeys(cell.name for name, cell in needed if math.isfinite(self.value(name, cell.name)))
-        diverged = [cell for cell in finite if self._outcomes[cell].status == "diverged"]
-        if not diverged:
-            return ""
-        more = f" and {len(diverged) - NAMED} more" if len(diverged) > NAMED else ""
-        return f" Diverged, and counted with the weights that they kept: {', '.join(diverged[:NAMED])}{more}."
+    def _diverged(self, judged: verdict.Judged, needed: Sequence[tuple[str, grid.Place]]) -> str:
+        """What a reader must know of cells that diverged: those with numbers have them of the weights that they kept."""
+        choice = judged.claim.choice
+        unused = set(judged.claim.to[choice]) - {judged.chosen} if choice else set()
+        found: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        for name, cell in needed:
+            chooses = cell.seed in judged.claim.choose_on
+            if self._outcomes[cell.name].status == "diverged" and (chooses or cell.levels.get(choice) not in unused):
+                found[math.isfinite(self.value(name, cell.name))][cell.name] = None
+        words = {True: "Diverged, and counted with the weights that it kept", False: "Diverged, without a number"}
+        return "".join(f" {words[finite]}: {_listed(list(cells))}." for finite, cells in found.items() if cells)
 
     def _needed(self, claim: Claim) -> Iterator[tuple[str, grid.Place]]:
         """Measurements and cells without which a claim can't be judged."""
@@ -244,6 +246,11 @@ class Store:
         except (FileNotFoundError, ValueError):
             content = None
         return content if isinstance(content, dict) else {}  # damaged: the next cell writes it anew
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = [f"and {len(words) - NAMED} more"] if len(words) > NAMED else []
+    return "; ".join([*words[:NAMED], *more])
 
 
 def _of_claim(judged: verdict.Judged) -> dict:
