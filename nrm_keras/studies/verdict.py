@@ -163,7 +163,7 @@ def _verdict(claim: Claim, differences: Differences, interval: Interval | None, 
         why = (
             "one seed has no interval"
             if differences.n == 1
-            else f"{differences.n} seeds with the same difference say too little of how much it varies"
+            else f"{differences.n} seeds with the same difference say too little of how much it varies: it takes {_fewest_alike(level)}"
         )
         return UNCLEAR, f"The difference is {number(average)}, and {why}."
     low, high = interval
@@ -175,6 +175,11 @@ def _verdict(claim: Claim, differences: Differences, interval: Interval | None, 
     if clear and claimed[0] <= average <= claimed[1]:
         return SUPPORTED, f"{shown}: {_for(claim)}."
     return UNCLEAR, f"{shown}: {_between(claim, clear)}."
+
+
+def _fewest_alike(level: float) -> int:
+    """How many seeds with the same difference an interval takes, see `Differences`."""
+    return math.ceil(-math.log2((1 - level) / 2))
 
 
 def _for(claim: Claim) -> str:
