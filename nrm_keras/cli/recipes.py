@@ -45,7 +45,7 @@ def copy(arguments: argparse.Namespace) -> None:
     from nrm_keras.recipe import catalog
 
     target = catalog.copy(arguments.name, arguments.dest)
-    verb = "study" if arguments.name in catalog.study_names() else "run"
+    verb = "study" if catalog.is_study(arguments.name) else "run"
     print(f"{target}\nRun it: {PROGRAM} {verb} {target}")
 
 

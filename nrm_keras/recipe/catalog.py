@@ -60,6 +60,11 @@ def study_names() -> list[str]:
     return [name for name in _all_names() if name.startswith(STUDIES)]
 
 
+def is_study(name: str) -> bool:
+    """Whether a shipped study is called so, with or without `studies/` in front, and no recipe or file is."""
+    return STUDIES + name.removeprefix(STUDIES) in study_names() and shipped(name.removeprefix(STUDIES)) is None
+
+
 def find(text: str) -> Found:
     """The file that NAME, NAME@variant or a path (which ends with .yaml, or exists) stands for.
 
@@ -98,6 +103,8 @@ def find_study(text: str) -> Found:
     name = STUDIES + text.removeprefix(STUDIES)
     if name not in study_names():
         known = [name.removeprefix(STUDIES) for name in study_names()]
+        if shipped(text):
+            raise RecipeError(f"{text}: a recipe, not a study. Run it: {PROGRAM} run {text}")
         hint = did_you_mean(text.removeprefix(STUDIES), known)
         raise RecipeError(
             f"no study is called '{text}'.{hint} A path ends with .yaml; '{PROGRAM} study' lists studies."
@@ -136,7 +143,7 @@ def copy(name: str, dest: str) -> Path:
         raise RecipeError(
             f"cp copies a recipe with all its variants. Received: {name}. Copy '{base}', then run COPY@{variant}."
         )
-    found = find_study(name) if name in study_names() else find(name)
+    found = find_study(name) if is_study(name) else find(name)
     if not found.shipped:
         raise RecipeError(f"cp copies shipped recipes. Received: {name}. Copy your own file with the shell's cp.")
     target = Path(os.path.expanduser(dest))

@@ -45,6 +45,10 @@ def _bound(limit: float) -> str:
     return str(int(limit)) if limit == int(limit) else repr(limit)
 
 
+def _kind(error: dict) -> str:
+    return "mapping" if isinstance(error["input"], dict) else "list"
+
+
 def _as_pydantic(error: dict) -> str:
     return error["msg"].removeprefix("Input should be ")
 
@@ -64,7 +68,7 @@ _EXPECTED: dict[str, Callable[[dict], str]] = {
     "greater_than_equal": lambda error: f"at least {_bound(error['ctx']['ge'])}",
     "less_than": lambda error: f"less than {_bound(error['ctx']['lt'])}",
     "less_than_equal": lambda error: f"at most {_bound(error['ctx']['le'])}",
-    "too_short": lambda error: f"a list of at least {error['ctx']['min_length']}",
+    "too_short": lambda error: f"a {_kind(error)} of at least {error['ctx']['min_length']}",
     "too_long": lambda error: f"a list of at most {error['ctx']['max_length']}",
     "missing": lambda error: f"a longer list than {len(error['input'])}",
 }

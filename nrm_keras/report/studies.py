@@ -25,7 +25,7 @@ ABOUT = (
     "A row is a claim; the first of a study is the one that the study is about. The difference is the mean of the paired differences "
     "over the seeds that judge, with its interval at the level of the claim's step in Holm's correction. p is one-sided, adjusted for "
     "the study's claims, and compared with half of 1 - confidence, 0.025 unless a study says otherwise. Power is the probability to "
-    "find the smallest effect, given the deviation that was seen. Time is that of all cells together."
+    "tell the smallest effect from none, given the deviation that was seen. Time is that of all cells together."
 )
 
 

@@ -75,6 +75,7 @@ def render(store: Store) -> str:
         "study": study,
         "name": store.name,
         "first": judged[0],
+        "statements": [one.claim.statement[:1].upper() + one.claim.statement[1:] for one in judged],
         "kinds": KINDS,
         "notices": notices,
         "tiles": _tiles(store, judged, results),
@@ -119,7 +120,7 @@ def _tiles(store: Store, judged: list[Judged], results: dict[str, Outcome]) -> l
         (
             "cells",
             f"{len(done)} of {len(store.cells)}",
-            " x ".join(f"{len(one)} {name}" for name, one in store.study.grid.items()),
+            " x ".join(f"{len(one)} {name.replace('_', ' ')}" for name, one in store.study.grid.items()),
         ),
     ]
     if done:
@@ -169,7 +170,7 @@ def interval_words(judged: Judged) -> str:
 
 
 def power_words(judged: Judged) -> str:
-    """The probability that the smallest effect is found, given the deviation that was seen."""
+    """The probability that the smallest effect is told from none, given the deviation that was seen."""
     return "unknown" if judged.power is None else f"{100 * judged.power:.0f} %"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from nrm_keras.recipe.problems import RecipeError
 from nrm_keras.studies.schema import Selection, Study
 
 SEED = "train.seed"
+_PLACE = re.compile(r".+?:\d+: ")  # FILE:LINE
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,7 @@ def _load(
         loaded = loading.load(named.value, with_seed, allow_imports=allow_imports)
     except RecipeError as error:
         # what a recipe's own file says wrong has its place; an unknown name hasn't
-        problems += [
-            text if ":" in text.partition(" ")[0] else f"{named.origin}: recipe: {text}" for text in error.problems
-        ]
+        problems += [text if _PLACE.match(text) else f"{named.origin}: recipe: {text}" for text in error.problems]
         return None
     overrides = dict(_dotted(sections.plain()))
     return Combination(levels, named.value, overrides, loaded)

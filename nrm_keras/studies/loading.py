@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nrm_keras.errors import PROGRAM
 from nrm_keras.recipe import catalog, parsing
 from nrm_keras.recipe.checking import located
 from nrm_keras.recipe.loading import import_modules, with_absolute_paths
@@ -16,6 +17,8 @@ from nrm_keras.recipe.writing import dump
 from nrm_keras.studies import grid, pairing, rules
 from nrm_keras.studies.checking import check
 from nrm_keras.studies.schema import Study
+
+SEEDS = 2**31  # there are so many
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class LoadedStudy:
         """The same study with other seeds.
 
         Raises:
-            RecipeError: that makes too many cells.
+            RecipeError: one of them is no seed, or that makes too many cells.
         """
+        wrong = [seed for seed in seeds if not 0 <= seed < SEEDS]
+        if wrong:
+            raise RecipeError([f"seeds are from 0 to {SEEDS - 1}. Received: {wrong[0]}. Choose others."])
         found = list(rules.too_large(self.study, len(seeds)))
         if found:
             raise RecipeError(located(self.tree, path, message) for path, message in found)
@@ -107,7 +113,7 @@ def read(path: Path) -> Study:
 
 def is_study(name: str) -> bool:
     """Whether a name or path is that of a study rather than of a recipe."""
-    if name in catalog.study_names():
+    if catalog.is_study(name):
         return True
     if not name.endswith(catalog.SUFFIXES) or not os.path.isfile(name):
         return False
@@ -126,6 +132,8 @@ def _read(name: str) -> tuple[catalog.Found, Node, list[str]]:
         raise RecipeError(
             [*problems, f"{tree.origin}: a study is a mapping. Received: {received}. Start with 'title:'."]
         )
+    if not tree.has(("claims",)) and (tree.has(("model",)) or tree.has(("extends",))):
+        raise RecipeError([f"{tree.origin}: this is a recipe, not a study. Run it: {PROGRAM} run {name}"])
     return found, _with_absolute_paths(tree), problems
 
 

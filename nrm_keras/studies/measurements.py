@@ -20,6 +20,7 @@ from nrm_keras.studies.probes import PROBES
 from nrm_keras.studies.schema import Measurement
 from nrm_keras.studies.statistic_kinds import KINDS
 
+NAMED = 8  # of what there is
 SPLITS = ("train", "validation", "test")
 _OF_STATISTICS = ("layers", "over_layers", "over_steps", "where")
 _COLUMNS = ("learning_rate", "seconds")
@@ -220,6 +221,9 @@ def _wish(measurement):
 
 def _check_statistic(measurement, recipe, probes):
     name, column = _kind_and_field(measurement.statistic)
+    if not name and column.replace("_", " ") in KINDS:
+        known = ", ".join(KINDS[column.replace("_", " ")].numbers)
+        return [f"a statistic is KIND.FIELD. Received: {measurement.statistic}, without a field. Known: {known}."]
     if name not in KINDS:
         hint = did_you_mean(name or column, list(KINDS))
         return [f"a statistic is KIND.FIELD. Received: {measurement.statistic}, with an unknown kind.{hint}"]
@@ -277,5 +281,6 @@ def _transformed(measurement, number):
 
 
 def _missing(place, wanted, there) -> UserError:
-    known = ", ".join(there[:20]) or "nothing"
+    more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+    known = (", ".join(there[:NAMED]) or "nothing") + more
     return UserError(f"{place}: {wanted} must be there. There is: {known}. Correct the measurement.")

@@ -11,13 +11,14 @@ from pathlib import Path
 from nrm_keras.data import sources
 from nrm_keras.errors import PROGRAM, UserError
 from nrm_keras.recipe.loading import load as load_recipe
-from nrm_keras.recipe.problems import shown
+from nrm_keras.recipe.problems import RecipeError, shown
 from nrm_keras.recipe.writing import difference
 from nrm_keras.runs import directory
 from nrm_keras.studies import loading, rules, statistics
 from nrm_keras.studies.grid import Cell
 from nrm_keras.studies.loading import LoadedStudy
-from nrm_keras.studies.store import STUDY, Store, is_study
+from nrm_keras.studies.schema import Study
+from nrm_keras.studies.store import CELLS, STUDY, Store, is_study
 from nrm_keras.studies.worker import RUN
 from nrm_keras.training.launch import require_files
 
@@ -65,14 +66,16 @@ class Plan:
         return self.seconds_per_cell * math.ceil(len(self.left) / self.workers)
 
     def detectable(self, claim: str) -> tuple[int, float]:
-        """How many seeds judge a claim, and the effect that they find with 80 % power, in standard deviations of the
-        paired differences; at the level that Holm's correction gives the first of several claims."""
+        """How many seeds judge a claim, and the effect (of `equal`: the margin) that they find with 80 % power, in standard
+        deviations of the paired differences; at the level that Holm's correction gives the first of several claims."""
         study = self.loaded.study
         judges = [seed for seed in study.seeds if seed not in study.claims[claim].choose_on]
         if len(judges) < rules.FEWEST_JUDGES:
             return len(judges), math.inf
         alpha = (1 - study.confidence) / 2 / len(study.claims)
-        return len(judges), statistics.detectable_effect(len(judges), alpha, POWER)
+        equal = study.claims[claim].expect == "equal"
+        least = statistics.detectable_margin if equal else statistics.detectable_effect
+        return len(judges), least(len(judges), alpha, POWER)
 
 
 def plan(
@@ -99,7 +102,8 @@ def plan(
     if not smoke:
         _require_data(wanted)
         _require_same_recipes(path, loaded)
-    store = Store(path) if is_study(path) and not smoke else None
+    # the directory may be that of other seeds
+    store = None if smoke else Store(path, loaded.study)
     seconds, measured = _seconds_per_cell(loaded, store)
     done = frozenset(cell.name for cell in wanted if store and store.done(cell.name))
     return Plan(loaded, path, smoke, tuple(wanted), done, seconds, measured, min(workers, len(wanted)))
@@ -140,27 +144,34 @@ def _require_data(cells: Sequence[Cell]) -> None:
 
 def _require_same_recipes(path: Path, loaded: LoadedStudy) -> None:
     """Cells of one directory belong to one study: those that are there must have the recipes of now."""
-    if not is_study(path):
-        return
-    before = loading.read(path / STUDY)
-    changes = [
-        f"probe {name}: it has changed"
-        for name in {**before.probes, **loaded.study.probes}
-        if before.probes.get(name) != loaded.study.probes.get(name)
-    ]
+    changes = _changed_probes(path, loaded.study) if is_study(path) else []
     for cell in loaded.cells():
-        for run in directory.find_all(path / "cells" / cell.name / RUN)[-1:]:
-            then = load_recipe(run / directory.RECIPE, allow_imports=True).recipe
-            changes += [
-                f"{cell.name}: {key}: {old!r} -> {new!r}" for key, old, new in difference(then, cell.loaded.recipe)
-            ][:1]
+        for run in directory.find_all(path / CELLS / cell.name / RUN)[-1:]:
+            changes += _changed_recipe(run, cell)[:1]
     if changes:
         listed = "\n".join(f"  {change}" for change in changes[:NAMED])
         more = f"\n  and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
         raise UserError(
             f"{path}: the cells of a study's directory have the study's recipes. Received others:\n{listed}{more}\n"
-            "Choose another directory with --out, or remove this one to train all its cells again."
+            f"Choose another directory with --out, or remove {CELLS}/ with these cells in it, to train them again."
         )
+
+
+def _changed_probes(path: Path, study: Study) -> list[str]:
+    try:
+        before = loading.read(path / STUDY).probes
+    except RecipeError as error:
+        raise UserError(f"{error}\nThe same command writes it again when it is removed: {path / STUDY}") from None
+    names = [name for name in {**before, **study.probes} if before.get(name) != study.probes.get(name)]
+    return [f"probe {name}: it has changed" for name in names]
+
+
+def _changed_recipe(run: Path, cell: Cell) -> list[str]:
+    try:
+        then = load_recipe(run / directory.RECIPE, allow_imports=True).recipe
+    except RecipeError as error:
+        return [f"{cell.name}: {error.problems[0]}"]
+    return [f"{cell.name}: {key}: {old!r} -> {new!r}" for key, old, new in difference(then, cell.loaded.recipe)]
 
 
 def _seconds_per_cell(loaded: LoadedStudy, store: Store | None) -> tuple[float | None, bool]:

@@ -44,6 +44,10 @@ def _seeds(study: Study) -> Iterator[Problem]:
 
 
 def _names(study: Study) -> Iterator[Problem]:
+    for factor, levels in study.grid.items():
+        if len({level.lower() for level in levels}) < len(levels):
+            message = f"levels differ in more than capitals, as not all systems tell such folders apart. Received: {shown(tuple(levels))}."
+            yield f"grid.{factor}", f"{message} Rename one."
     if "measurement" in study.grid:
         yield "grid.measurement", "'measurement' has a meaning of its own in 'to'. Received: a factor. Rename it."
     longest = ",".join(f"{name}={max(levels, key=len)}" for name, levels in study.grid.items())
@@ -78,8 +82,12 @@ def _selection(study: Study, selection: Selection, path: str) -> Iterator[Proble
 def _same_cells(claim: Claim) -> Iterator[Problem]:
     if claim.other_measurement == claim.measurement:
         yield "to.measurement", f"a claim compares two measurements. Received: {shown(claim.measurement)} twice."
-    if any(other == claim.compare for other in claim.others()):
-        yield "to", f"a claim compares cells with others. Received: {shown(claim.compare)} on both sides. Correct one."
+    for other in claim.others():
+        if not any(claim.compare.get(factor, level) != level for factor, level in other.items()):
+            received = f"{shown(other)}, where some are those of compare, {shown(claim.compare)}"
+            rule = "a claim compares cells with others"
+            yield "to", f"{rule}. Received: {received}. Name different levels of a factor on both sides."
+            return
 
 
 def _choice(study: Study, claim: Claim) -> Iterator[Problem]:

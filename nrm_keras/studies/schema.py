@@ -21,10 +21,8 @@ Target = dict[Word, Word | tuple[Word, ...]]
 
 
 def _probe():
-    """The options of any probe, by its `type`; a mapping while there is none."""
+    """The options of any probe, by its `type`."""
     options = [Annotated[probe.options, Tag(name)] for name, probe in PROBES.items()]
-    if not options:
-        return dict[str, Any]
     # a callable, so that errors say `type` whatever the classes are called
     return Annotated[Union[tuple(options)], Discriminator(_type)]  # noqa: UP007
 
@@ -126,6 +124,6 @@ class Study(Section):
     measurements: Annotated[dict[Word, Measurement], Field(min_length=1)] = Field(description="numbers of each cell")
     claims: Annotated[dict[Word, Claim], Field(min_length=1)] = Field(description="the first one is the study's")
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(0.95, description="of intervals, over all claims")
-    seconds_per_cell: PositiveFloat | None = Field(
+    seconds_per_cell: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         None, description="measured on one thread; --dry-run estimates the cost with it until cells are finished"
     )

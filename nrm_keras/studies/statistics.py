@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-from nrm_keras.report.seeds import summary_of
+from statistics import stdev
 
 # differences of float32 numbers that agree this well, relative to the numbers, are the same
 ROUNDING = 5e-7
@@ -51,27 +50,40 @@ class Differences:
     @cached_property
     def deviation(self) -> float | None:
         """The sample standard deviation; None where the seeds say nothing about it."""
-        return None if self.identical else summary_of(self.values).deviation
+        return stdev(self.values) if self.n > 1 and not self.identical else None
 
     def p_above(self, bound: float) -> float:
         """P value of "the mean is at most `bound`" against "it is above". 1 with a single seed."""
+        return self._p(self.mean - bound)
+
+    def p_below(self, bound: float) -> float:
+        """P value of "the mean is at least `bound`" against "it is below". 1 with a single seed."""
+        return self._p(bound - self.mean)
+
+    def _p(self, distance: float) -> float:
         if self.n == 1:
             return 1.0
         if self.identical:
-            return 0.5**self.n if self.mean > bound else 1.0
-        from scipy.stats import t  # slow to import, and most uses of this package need none
+            return 0.5**self.n if distance > 0 else 1.0
+        from scipy.special import stdtr  # of scipy.stats.t, without its checks of shapes, which take most of the time
 
-        return float(t.sf((self.mean - bound) / self.deviation * math.sqrt(self.n), self.n - 1))
+        return float(stdtr(self.n - 1, -distance / self._error))
 
-    def p_below(self, bound: float) -> float:
-        """P value of "the mean is at least `bound`" against "it is below"."""
-        return Differences(tuple(-value for value in self.values), self.rounding).p_above(-bound)
+    @property
+    def _error(self) -> float:
+        """Standard error of the mean."""
+        return self.deviation / math.sqrt(self.n)
 
     def interval(self, alpha: float) -> tuple[float, float] | None:
         """What both one-sided tests at level `alpha` don't reject; None where they could not reject anything."""
         if self.n == 1 or (self.identical and 0.5**self.n > alpha):
             return None
-        return (self.mean, self.mean) if self.identical else summary_of(self.values, 1 - 2 * alpha).interval
+        if self.identical:
+            return self.mean, self.mean
+        from scipy.special import stdtrit
+
+        half = -float(stdtrit(self.n - 1, alpha)) * self._error
+        return self.mean - half, self.mean + half
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[tuple[float, float]]:
@@ -134,6 +146,23 @@ def detectable_effect(n: int, alpha: float, power: float = 0.8) -> float:
     from statsmodels.stats.power import TTestPower  # slow to import
 
     return float(TTestPower().solve_power(nobs=n, alpha=alpha, power=power, alternative="larger"))
+
+
+def detectable_margin(n: int, alpha: float, power: float = 0.8) -> float:
+    """The margin of equality, in standard deviations of the paired difference, within which two one-sided tests at level
+    `alpha` find means this often where there is no difference. Infinite with one seed.
+
+    Example:
+
+        >>> round(detectable_margin(5, 0.025), 2)
+        1.94
+    """
+    if n < 2:
+        return math.inf
+    from scipy.optimize import brentq
+
+    highest = 2 * detectable_effect(n, alpha, (1 + power) / 2)
+    return float(brentq(lambda margin: power_of_equality(margin, 1.0, n, alpha) - power, 1e-3, highest))
 
 
 def power_of_equality(margin: float, deviation: float, n: int, alpha: float) -> float:

@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -45,21 +45,22 @@ class Store:
 
     Args:
         path: the directory.
+        study: as which its cells are read; None: as its `study.yaml` says.
 
     Raises:
         UserError: it is none.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, study: Study | None = None):
         self.path = Path(path)
-        if not is_study(self.path):
+        if study is None and not is_study(self.path):
             raise UserError(
                 f"{path}: a study's directory has {STUDY}. Received: one without. `python -m nrm_keras study NAME` makes one."
             )
-        self.study: Study = loading.read(self.path / STUDY)
+        self.study: Study = study or loading.read(self.path / STUDY)
         about = self._summary()
-        self.name: str = about.get("name", self.path.name)
-        self.smoke: bool = about.get("smoke", False)
+        self.name = str(about.get("name", self.path.name))
+        self.smoke = about.get("smoke") is True
         self.cells = grid.places(self.study)
         self._outcomes = {
             cell.name: outcome for cell in self.cells if (outcome := Outcome.read(self.folder(cell.name))) is not None
@@ -74,7 +75,7 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         directory.write_text(path / STUDY, dump(study))
         directory.write_json(path / SUMMARY, {"version": VERSION, "name": name, "smoke": smoke})
-        return cls(path)
+        return cls(path, study)
 
     def folder(self, cell: str) -> Path:
         return self.path / CELLS / cell
@@ -158,13 +159,24 @@ class Store:
             choosing, seeds = (", ".join(map(str, some)) for some in (judged.claim.choose_on, self.study.seeds))
             reason = f"Seeds {choosing} choose what it is compared with, and others judge. Received: {seeds}."
         elif missing:
-            shown = "; ".join(self._why(name, cell.name) for name, cell in missing[:NAMED])
-            more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            reason = f"{len(missing)} of {len(needed)} values are missing: {shown}{more}."
+            shown = _listed([self._why(name, cell.name) for name, cell in missing])
+            reason = f"{len(missing)} of {len(needed)} values are missing: {shown}."
         else:
-            return judged
+            return replace(judged, reason=judged.reason + self._diverged(judged, needed))
         nothing = {"difference": math.nan, "interval": None, "p": 1.0, "p_adjusted": 1.0, "power": None}
         return replace(judged, verdict=NOT_JUDGED, reason=reason, **nothing)
+
+    def _diverged(self, judged: verdict.Judged, needed: Sequence[tuple[str, grid.Place]]) -> str:
+        """What a reader must know of cells that diverged: those with numbers have them of the weights that they kept."""
+        choice = judged.claim.choice
+        unused = set(judged.claim.to[choice]) - {judged.chosen} if choice else set()
+        found: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        for name, cell in needed:
+            chooses = cell.seed in judged.claim.choose_on
+            if self._outcomes[cell.name].status == "diverged" and (chooses or cell.levels.get(choice) not in unused):
+                found[math.isfinite(self.value(name, cell.name))][cell.name] = None
+        words = {True: "Diverged, and counted with the weights that it kept", False: "Diverged, without a number"}
+        return "".join(f" {words[finite]}: {_listed(list(cells))}." for finite, cells in found.items() if cells)
 
     def _needed(self, claim: Claim) -> Iterator[tuple[str, grid.Place]]:
         """Measurements and cells without which a claim can't be judged."""
@@ -179,7 +191,8 @@ class Store:
 
     def _why(self, measurement: str, cell: str) -> str:
         if (measurement, cell) in self._problems:
-            return f"{cell} has no {measurement} ({self._problems[measurement, cell]})"
+            problem = self._problems[measurement, cell].replace(f"{self.path}/", "").removesuffix(".")
+            return f"{cell} has no {measurement} ({problem})"
         outcome = self._outcomes.get(cell)
         return f"{cell} {outcome.status if outcome else 'is not trained'}"
 
@@ -229,9 +242,15 @@ class Store:
 
     def _summary(self) -> dict:
         try:
-            return json.loads((self.path / SUMMARY).read_text("utf-8"))
+            content = json.loads((self.path / SUMMARY).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
-            return {}  # damaged: the next cell writes it anew
+            content = None
+        return content if isinstance(content, dict) else {}  # damaged: the next cell writes it anew
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = [f"and {len(words) - NAMED} more"] if len(words) > NAMED else []
+    return "; ".join([*words[:NAMED], *more])
 
 
 def _of_claim(judged: verdict.Judged) -> dict:

@@ -37,7 +37,10 @@ def of_plan(plan: Plan) -> list[Part]:
     claims = [(name, *_claim_row(plan, name, claim)) for name, claim in study.claims.items()]
     head = ("claim", "expected", "smallest effect", "seeds", "detectable")
     statements = [f"{name}: {claim.statement}" for name, claim in study.claims.items()]
-    note = "Detectable: with 80 % power by so many seeds, in standard deviations of the paired difference."
+    note = (
+        "Detectable: the difference that so many seeds tell from none in 80 % of such studies (of equal: the margin that they"
+        " need), in standard deviations (sd) of the paired difference."
+    )
     grid = [(factor, str(len(levels)), " ".join(levels)) for factor, levels in study.grid.items()]
     seeds = " ".join(map(str, study.seeds))
     return [
@@ -53,7 +56,7 @@ def _claim_row(plan: Plan, name: str, claim: Claim) -> tuple[str, ...]:
     seeds, effect = plan.detectable(name)
     unit = plan.loaded.study.measurements[claim.measurement].unit
     margin = f"{number(claim.smallest_effect)} {unit}".strip()
-    return expectation(claim), margin, str(seeds), number(effect) if math.isfinite(effect) else "nothing"
+    return expectation(claim), margin, str(seeds), f"{number(effect)} sd" if math.isfinite(effect) else "nothing"
 
 
 def expectation(claim: Claim) -> str:

@@ -32,6 +32,7 @@ class Judged:
         p_adjusted: by Holm, to be compared with (1 - confidence) / 2.
         power: probability that the claim's test finds an effect of the smallest size that matters, given the deviation
             that was seen (of `equal` and its like: that it finds no difference where there is none); None where unknown.
+            Of an effect of just that size "supported" is half as likely at most, as the mean must reach it, too.
         n: how many seeds judge.
         seeds: which.
         compared: the mean of compare over these seeds.
@@ -82,7 +83,7 @@ def judge(study: Study, values: Values) -> list[Judged]:
         >>> values = {("error", frozenset({("norm", norm)}), seed): errors[norm][seed] for norm in "ab" for seed in range(3)}
         >>> [found] = judge(study, values)
         >>> found.verdict, found.reason
-        ('supported', 'The difference is 0.3033 [0.2408, 0.3658]: above 0, and on average at least 0.1.')
+        ('supported', 'The difference is 0.3033 (95 % interval 0.2408 to 0.3658): above 0, and on average at least 0.1.')
     """
     alpha = (1 - study.confidence) / 2
     found = [pair(study, claim, values) for claim in study.claims.values()]
@@ -97,7 +98,8 @@ def judge(study: Study, values: Values) -> list[Judged]:
 def _judged(name: str, claim: Claim, pairs: Pairs, p: float, p_adjusted: float, alpha: float) -> Judged:
     differences = pairs.differences
     interval = differences.interval(alpha) if differences else None
-    verdict, reason = (UNCLEAR, pairs.problem) if differences is None else _verdict(claim, differences, interval)
+    level = 1 - 2 * alpha
+    verdict, reason = (UNCLEAR, pairs.problem) if differences is None else _verdict(claim, differences, interval, level)
     return Judged(
         name=name,
         claim=claim,
@@ -105,7 +107,7 @@ def _judged(name: str, claim: Claim, pairs: Pairs, p: float, p_adjusted: float, 
         reason=reason,
         difference=differences.mean if differences else math.nan,
         interval=interval,
-        level=1 - 2 * alpha,
+        level=level,
         p=p,
         p_adjusted=p_adjusted,
         power=_power(claim, differences, alpha),
@@ -155,17 +157,17 @@ def _power(claim: Claim, differences: Differences | None, alpha: float) -> float
     return power(claim.smallest_effect, differences.deviation, differences.n, alpha)
 
 
-def _verdict(claim: Claim, differences: Differences, interval: Interval | None) -> tuple[str, str]:
+def _verdict(claim: Claim, differences: Differences, interval: Interval | None, level: float) -> tuple[str, str]:
     average = differences.mean
     if interval is None:
         why = (
             "one seed has no interval"
             if differences.n == 1
-            else f"{differences.n} seeds with the same difference say too little of how much it varies"
+            else f"{differences.n} seeds with the same difference say too little of how much it varies: it takes {_fewest_alike(level)}"
         )
         return UNCLEAR, f"The difference is {number(average)}, and {why}."
     low, high = interval
-    shown = f"The difference is {number(average)} [{number(low)}, {number(high)}]"
+    shown = f"The difference is {number(average)} ({100 * level:.4g} % interval {number(low)} to {number(high)})"
     tested, claimed = _tested(claim), _claimed(claim)
     if high < claimed[0] or low > claimed[1]:
         return NOT_SUPPORTED, f"{shown}: {_against(claim, interval)}."
@@ -173,6 +175,11 @@ def _verdict(claim: Claim, differences: Differences, interval: Interval | None) 
     if clear and claimed[0] <= average <= claimed[1]:
         return SUPPORTED, f"{shown}: {_for(claim)}."
     return UNCLEAR, f"{shown}: {_between(claim, clear)}."
+
+
+def _fewest_alike(level: float) -> int:
+    """How many seeds with the same difference an interval takes, see `Differences`."""
+    return math.ceil(-math.log2((1 - level) / 2))
 
 
 def _for(claim: Claim) -> str:
@@ -191,10 +198,9 @@ def _against(claim: Claim, interval: Interval) -> str:
     other_way = interval[1] < 0 if claim.expect == "greater" else interval[0] > 0
     if claim.expect in ("greater", "less") and other_way:
         return "it goes the other way"
-    sign = "-" if claim.expect == "less" else ""
     return {
-        "greater": f"an effect of {sign}{margin} is excluded",
-        "less": f"an effect of {sign}{margin} is excluded",
+        "greater": f"an effect as large as {margin} is excluded",
+        "less": f"an effect as large as -{margin} is excluded",
         "equal": f"more than {margin} from 0",
         "not_greater": f"above {margin}",
         "not_less": f"below -{margin}",
@@ -204,8 +210,8 @@ def _against(claim: Claim, interval: Interval) -> str:
 def _between(claim: Claim, clear: bool) -> str:
     margin = number(claim.smallest_effect)
     if clear:
-        return f"on the claimed side of 0, but on average smaller than {margin}, which is not excluded either"
-    sign = "-" if claim.expect in ("less", "not_less") else ""
+        return f"on the claimed side of 0, but on average smaller than {margin}, which is possible too"
     if claim.expect in ("greater", "less"):
-        return f"neither 0 nor an effect of {sign}{margin} is excluded"
-    return f"the interval reaches beyond {'' if claim.expect != 'equal' else 'plus or minus '}{sign}{margin}, and holds smaller ones"
+        return f"no difference and one of {'-' if claim.expect == 'less' else ''}{margin} are both possible"
+    beyond = {"equal": f"more than {margin} from 0", "not_greater": f"above {margin}", "not_less": f"below -{margin}"}
+    return f"it may be {beyond[claim.expect]} or not"

@@ -43,7 +43,7 @@ def test_a_card_has_the_numbers_of_its_claim(tmp_path):
     path = study_files.make(tmp_path)
     card = written(path).classed("claim")[0].text
     judged = Store(path).judged()[0]
-    for word in ("at batch 2 BatchNorm errs more", f"{judged.difference:.4g} share", "0.01 share", "0, 1, 2, 3"):
+    for word in ("At batch 2 BatchNorm errs more", f"{judged.difference:.4g} share", "0.01 share", "0, 1, 2, 3"):
         assert word in card
     # three claims: the level of Holm's first step
     assert "98.33 % interval" in card

@@ -12,7 +12,7 @@ import pytest
 
 import nrm_keras
 from nrm_keras.errors import UserError
-from nrm_keras.studies import launch, planning
+from nrm_keras.studies import launch, planning, summary
 from nrm_keras.studies.store import NOT_JUDGED, Store
 
 # a class that the digits don't have: found when the data are read
@@ -69,12 +69,10 @@ def test_a_study_is_stopped_and_goes_on_and_cells_that_fail_do_not_stop_it(write
 
 
 def test_smoke(write, tmp_path):
-    write()
-    process = start("--smoke", "--cells", "*none/seed-0", cwd=tmp_path)
-    said, _ = process.communicate()
-    assert process.returncode == 0
-    assert "[1/1] norm=none/seed-0: error " in said
-    assert "No verdict: every cell works." in said
+    said = []
+    result = launch.study(write(), smoke=True, cells="*none/seed-0", workers=1, say=said.append)
+    assert said[-1].startswith("[1/1] norm=none/seed-0: error ")
+    assert [part.sentences for part in summary.of_result(result)] == [["No verdict: every cell works."]]
     assert Store(tmp_path / "studies/tiny-smoke").judged()[0].verdict == NOT_JUDGED
     assert not (tmp_path / "studies/tiny").exists()
 
@@ -102,7 +100,7 @@ def test_cost_and_what_seeds_detect(write):
     assert plan.seconds == 20 and not plan.measured  # 6 cells, 4 at a time
     assert planning.plan("tiny.yaml", workers=100).workers == 6
     # Cohen 1988, one-sided at 0.025, 80 %: about 1.7 standard deviations with 5 pairs; nothing with one
-    five = planning.plan("tiny.yaml", workers=1, seeds=range(5))
+    five = planning.plan(write({"claims": {"alike": {"expect": "less"}}}), workers=1, seeds=range(5))
     seeds, effect = five.detectable("alike")
     assert seeds == 5 and effect == pytest.approx(1.68, abs=0.01)
     assert planning.plan("tiny.yaml", workers=1, seeds=[3]).detectable("alike") == (1, float("inf"))

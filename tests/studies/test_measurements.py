@@ -21,10 +21,10 @@ def run(tmp_path_factory):
     """Everything that diagnostics write, of adaptive normalization."""
     overrides = {
         "data": {"source": "digits", "limit": 200, "batch_size": 32},
-        "model": {"type": "mlp", "units": [8, 6]},
+        "model": {"type": "mlp", "units": [6]},
         "optimizer": {"type": "sgd", "learning_rate": 0.05, "weight_decay": 1e-3},
         "train": {"epochs": 2, "jit": False},
-        "diagnostics": {"every": 2, "drift_every": 3, "deep_every": 4, "alerts": False},
+        "diagnostics": {"every": 3, "drift_every": 3, "deep_every": 6, "alerts": False},
     }
     flat = {f"{a}.{b}": v for a, part in overrides.items() for b, v in part.items() if a not in ("data", "model")}
     flat |= {"data": overrides["data"], "model": overrides["model"]}

@@ -6,7 +6,14 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from nrm_keras.studies.statistics import Differences, detectable_effect, holm, power_of_direction, power_of_equality
+from nrm_keras.studies.statistics import (
+    Differences,
+    detectable_effect,
+    detectable_margin,
+    holm,
+    power_of_direction,
+    power_of_equality,
+)
 
 A = (0.31, 0.352, 0.298, 0.377, 0.329)
 B = (0.29, 0.311, 0.301, 0.345, 0.32)
@@ -67,7 +74,7 @@ def test_float32_rounding_is_no_deviation():
 @pytest.mark.parametrize("alpha", [0.025, 0.2])
 def test_holm_is_that_of_statsmodels(alpha):
     random = np.random.default_rng(0)
-    for p_values in (random.uniform(0, 1 / size, size) ** 2 for size in random.integers(1, 9, 10)):
+    for p_values in (random.uniform(0, 1 / size, size) ** 2 for size in (1, 4, 8)):
         rejected, adjusted, *_ = multipletests(p_values, alpha, method="holm")
         steps = holm(list(p_values), alpha)
         assert [one for one, _ in steps] == pytest.approx(list(adjusted))
@@ -97,5 +104,12 @@ def test_the_effect_that_is_detected_as_often_as_asked_for(n, alpha):
     assert rejects == pytest.approx(0.8, abs=1e-4)
 
 
+@pytest.mark.parametrize(("n", "alpha"), [(2, 0.025), (5, 0.025 / 6), (10, 0.025)])
+def test_the_margin_within_which_equality_is_found_as_often_as_asked_for(n, alpha):
+    drawn = np.random.default_rng(2).normal(size=(100_000, n))
+    reach = np.abs(drawn.mean(axis=1)) + stats.t.isf(alpha, n - 1) * drawn.std(axis=1, ddof=1) / np.sqrt(n)
+    assert np.mean(reach < detectable_margin(n, alpha, 0.8)) == pytest.approx(0.8, abs=0.006)
+
+
 def test_no_effect_is_large_enough_for_one_seed():
-    assert detectable_effect(1, 0.025) == np.inf
+    assert detectable_effect(1, 0.025) == detectable_margin(1, 0.025) == np.inf

@@ -8,7 +8,7 @@ import pytest
 
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory
-from nrm_keras.studies import loading
+from nrm_keras.studies import loading, planning
 from nrm_keras.studies.store import NOT_JUDGED, Store
 from nrm_keras.studies.worker import Outcome
 
@@ -78,7 +78,18 @@ def test_a_diverged_cell_is_no_missing_one(make):
     store = Store(store.path)
     assert math.isnan(store.value("error", "norm=none/seed-1"))
     [judged] = store.judged()
-    assert judged.verdict == "no clear difference" and "seed 1" in judged.reason
+    assert judged.verdict == "no clear difference"
+    assert judged.reason.endswith("not finite with seed 1. Diverged, without a number: norm=none/seed-1.")
+
+
+def test_a_diverged_cell_with_a_number_counts_and_is_named(make):
+    store = make()
+    for seed in range(3):
+        end(store, f"norm=batch/seed-{seed}", 0.1, "diverged" if seed == 2 else "finished")
+        end(store, f"norm=none/seed-{seed}", 0.1 + seed / 100)
+    [judged] = Store(store.path).judged()
+    assert judged.n == 3
+    assert judged.reason.endswith("Diverged, and counted with the weights that it kept: norm=batch/seed-2.")
 
 
 def test_seeds_that_choose_are_needed_of_the_candidates_only(make):
@@ -93,9 +104,9 @@ def test_seeds_that_choose_are_needed_of_the_candidates_only(make):
         end(store, f"norm=layer/seed-{seed}", 0.7)
     [judged] = Store(store.path).judged()
     assert judged.verdict == NOT_JUDGED and "1 of 8 values are missing: norm=layer/seed-2" in judged.reason
-    end(store, "norm=layer/seed-2", 0.7)
+    end(store, "norm=layer/seed-2", 0.7, "diverged")  # which wasn't chosen
     [judged] = Store(store.path).judged()
-    assert judged.chosen == "none" and judged.seeds == (1, 2)
+    assert judged.chosen == "none" and judged.seeds == (1, 2) and "iverged" not in judged.reason
     for seeds in ((1, 2), (0,)):
         some = store.study.model_copy(update={"seeds": seeds})
         [judged] = Store.create(store.path, "tiny", some).judged()
@@ -130,6 +141,30 @@ def test_fewer_seeds_leave_the_others_cells_where_they_are(make, tmp_path):
     assert list(fewer.results()) == ["norm=batch/seed-0", "norm=batch/seed-1"]
     again = Store.create(store.path, "tiny", loading.load(tmp_path / "tiny.yaml").study)
     assert len(again.results()) == 3
+
+
+def test_cells_are_done_whatever_seeds_were_asked_for_before(make, write):
+    store = make()
+    end(store, "norm=batch/seed-0", 0.8)
+    Store.create(store.path, "tiny", store.study.model_copy(update={"seeds": (9,)}))
+    assert planning.plan("tiny.yaml", workers=1).done == {"norm=batch/seed-0"}
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"name": 3, "smoke": "yes"}'])
+def test_a_damaged_summary_is_written_again(make, content):
+    store = make()
+    (store.path / "study.json").write_text(content)
+    store = Store(store.path)
+    assert not store.smoke and store.judged()
+    store.write()
+    assert json.loads((store.path / "study.json").read_text())["cells"] == {"all": 6}
+
+
+def test_a_damaged_study_in_a_directory_says_what_to_remove(make):
+    path = make().path / "study.yaml"
+    path.write_text("title: [")
+    with pytest.raises(UserError, match="when it is removed: .*tiny/study.yaml"):
+        planning.plan("tiny.yaml", workers=1)
 
 
 def test_another_directory(tmp_path):

@@ -174,7 +174,12 @@ def test_one_seed_is_no_evidence():
 def test_three_seeds_that_agree_exactly_are_no_proof_but_six_are(expect):
     value = 0.1 if expect == "greater" else 0.0
     three, six = (one(expect, 0.05, [value] * n) for n in (3, 6))
-    assert three.verdict == UNCLEAR and three.interval is None and "same difference" in three.reason
+    assert (
+        three.verdict == UNCLEAR
+        and three.interval is None
+        and "same difference" in three.reason
+        and three.reason.endswith("it takes 6.")
+    )
     assert six.verdict == SUPPORTED and six.power is None
 
 
