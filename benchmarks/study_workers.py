@@ -17,7 +17,7 @@ import time
 
 from nrm_keras.recipe import loading
 from nrm_keras.studies.executors import cluster, local
-from nrm_keras.studies.worker import Job
+from nrm_keras.studies.outcome import Job
 
 RECIPE = "images/digits_adaptive"
 

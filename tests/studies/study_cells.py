@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nrm_keras.runs import directory
 from nrm_keras.studies.executors import local
-from nrm_keras.studies.worker import Job
+from nrm_keras.studies.outcome import Job
 
 MLP = {"type": "mlp", "units": [16]}
 OVERRIDES = {

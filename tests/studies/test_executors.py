@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from nrm_keras.studies.executors import cluster, local
-from nrm_keras.studies.worker import Outcome
+from nrm_keras.studies.outcome import Outcome
 from tests.studies.study_cells import OVERRIDES, bits, job, jobs, wait_for, worker_at
 
 TRAINED = [cell for cell in OVERRIDES if cell != "broken"]

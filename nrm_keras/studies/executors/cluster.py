@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -12,13 +14,19 @@ from pathlib import Path
 
 from nrm_keras.errors import UserError
 from nrm_keras.studies import worker
-from nrm_keras.studies.executors import OnEvent, go_on_file, train_all
-from nrm_keras.studies.worker import Job, Outcome
+from nrm_keras.studies.executors import CELLS_PER_WORKER, OnEvent, go_on_file, remains, train_all
+from nrm_keras.studies.outcome import Job, Outcome
 
 START_SECONDS = 120
 
 
-def run(jobs: Sequence[Job], address: str | None, workers: int, on_event: OnEvent) -> None:
+def run(
+    jobs: Sequence[Job],
+    address: str | None,
+    workers: int,
+    on_event: OnEvent,
+    cells_per_worker: int = CELLS_PER_WORKER,
+) -> None:
     """Trains the cells in actors of a Ray cluster, one processor each.
 
     Args:
@@ -26,6 +34,7 @@ def run(jobs: Sequence[Job], address: str | None, workers: int, on_event: OnEven
         address: of a cluster, as `ray.init` takes it; None starts one on this machine, and ends it behind the last cell.
         workers: how many actors.
         on_event: told `("started", cell)` and `("ended", outcome)`.
+        cells_per_worker: see `train_all`.
 
     Raises:
         UserError: Ray is not installed, the cluster can't be reached or has no free processors, or its machines don't see the
@@ -36,7 +45,7 @@ def run(jobs: Sequence[Job], address: str | None, workers: int, on_event: OnEven
         return
     workers = min(workers, len(jobs))
     with _cluster(address, workers) as ray, go_on_file(jobs[0].study_dir) as go_on:
-        train_all(jobs, workers, lambda: Actor(ray, go_on), go_on, on_event)
+        train_all(jobs, workers, lambda: Actor(ray, go_on), go_on, on_event, cells_per_worker)
 
 
 @contextlib.contextmanager
@@ -52,16 +61,30 @@ def _cluster(address: str | None, workers: int) -> Iterator:
         raise UserError(
             "--ray connects this process to a cluster. Received: one that is connected. Call ray.shutdown()."
         )
-    # Ray leaves its logs behind: those of a cluster of ours go with it
-    folder = contextlib.nullcontext() if address else tempfile.TemporaryDirectory(prefix="ray-")
-    with folder as temporary:
-        own = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": temporary}
-        where = {"address": address} if address else {"address": "local", **own}
-        try:
-            _connect(ray, address, where)
-            yield ray
-        finally:
-            ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        if address:
+            where = {"address": address}
+        else:
+            own = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}
+            where = {"address": "local", **own}
+        stack.callback(ray.shutdown)
+        _connect(ray, address, where)
+        yield ray
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder for a cluster; when this process ends, also by SIGKILL, both end with it.
+
+    Ray itself leaves its logs behind, and some of its processes live for minutes after one that was killed.
+    """
+    folder = tempfile.mkdtemp(prefix="ray-")
+    # a session of its own, so that a terminal's Ctrl-C spares it
+    watch = subprocess.Popen([sys.executable, remains.__file__, folder], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield folder
+    finally:
+        watch.communicate()
 
 
 def _connect(ray, address: str | None, where: dict) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 
-from nrm_keras.studies.worker import Outcome
+from nrm_keras.studies.outcome import Outcome
 
 
 def outcome(**changes) -> Outcome:
