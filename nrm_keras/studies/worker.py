@@ -132,10 +132,14 @@ def _one_thread() -> int:
 def _forget_cells_before() -> None:
     """Leaves nothing of cells before this one: names, graphs, kernels, settings, memory."""
     import keras
-    from tensorflow.python.framework import config  # no public function takes determinism back
+    from tensorflow.python.framework import config, ops  # no public function takes determinism and gradients back
 
-    keras.utils.clear_session()
     config.disable_op_determinism()
+    # a custom gradient stays registered for ever, and with it the graph that it was traced in
+    gradients = ops.gradient_registry._registry
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
+    keras.utils.clear_session()  # collects garbage too
 
 
 def _train(job: Job):
