@@ -77,9 +77,10 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
             if _go_on and not _go_on.exists():
                 raise KeyboardInterrupt
             print(f"{executor} worker, process {os.getpid()}")
+            loaded = _load(job)  # what is wrong with a recipe is said before TensorFlow is imported
             threads = _one_thread()
             _forget_cells_before()
-            run = _train(job)
+            run = _train(job, loaded)
             diverged = run.summary["status"] == "diverged"
             probes = _measure(job, run.path, diverged)
             status = "diverged" if diverged else "finished"
@@ -105,6 +106,16 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
     )
     outcome.write(job.folder)
     return outcome
+
+
+def _load(job: Job) -> loading.Loaded:
+    loaded = loading.load(job.recipe, job.overrides, allow_imports=job.allow_imports)
+    if loaded.recipe.train.strategy != "none":
+        raise UserError(
+            "Cells are trained on one device each, so that all executors give the same bits."
+            f" Received: train.strategy {loaded.recipe.train.strategy}. Set train.strategy: none."
+        )
+    return loaded
 
 
 def _one_thread() -> int:
@@ -142,17 +153,11 @@ def _forget_cells_before() -> None:
     keras.utils.clear_session()  # collects garbage too
 
 
-def _train(job: Job):
+def _train(job: Job, loaded: loading.Loaded):
     """The cell's finished `Run`."""
     from nrm_keras.training import earlier, launch
 
     out = job.folder / RUN
-    loaded = loading.load(job.recipe, job.overrides, allow_imports=job.allow_imports)
-    if loaded.recipe.train.strategy != "none":
-        raise UserError(
-            "Cells are trained on one device each, so that all executors give the same bits."
-            f" Received: train.strategy {loaded.recipe.train.strategy}. Set train.strategy: none."
-        )
     found, unlike = (None, "") if job.smoke else earlier.find(out, loaded)
     if unlike:
         print(f"Trained again, as {unlike}")

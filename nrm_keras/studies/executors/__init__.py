@@ -19,7 +19,7 @@ from nrm_keras.studies.outcome import Job, Outcome, dead
 OnEvent = Callable[[tuple[str, str | Outcome]], None]
 POLL = 0.2  # seconds
 GO_ON = ".workers-go-on-while-this-is-here-"
-CELLS_PER_WORKER = 25  # TensorFlow keeps some 20 MB of each cell, 60 with diagnostics
+CELLS_PER_WORKER = 50  # in case that a library keeps something of each
 
 
 class Slot(Protocol):

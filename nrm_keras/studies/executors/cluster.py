@@ -123,7 +123,7 @@ class Actor:
                 "Every machine of the Ray cluster needs nrm_keras and what it depends on, in the same versions."
                 f" Received: {error}"
             ) from error
-        if not sees:
+        if not sees and self._go_on.exists():
             raise UserError(
                 f"Every machine of the Ray cluster must see the study's directory. Received: {self._go_on.parent}, which"
                 " a worker does not see. Choose a directory of a shared file system with --out."
@@ -145,9 +145,11 @@ class Remote:
     """What runs on the cluster."""
 
     def start(self, go_on: str) -> tuple[int, bool]:
-        """Prepares the process; its id, and whether it sees the file."""
-        worker.start(Path(go_on))
-        return os.getpid(), Path(go_on).exists()
+        """Prepares the process, if it sees the file; its id, and whether it does."""
+        sees = Path(go_on).exists()
+        if sees:
+            worker.start(Path(go_on))
+        return os.getpid(), sees
 
     def run_cell(self, job: Job) -> Outcome:
         return worker.run_cell(job, "ray")
