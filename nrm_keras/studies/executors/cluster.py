@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from nrm_keras.studies import worker
 from nrm_keras.studies.executors import CELLS_PER_WORKER, OnEvent, go_on_file, remains, train_all
 from nrm_keras.studies.outcome import Job, Outcome
 
-START_SECONDS = 120
+START_SECONDS, REACH_SECONDS = 120, 10
 
 
 def run(
@@ -89,12 +90,21 @@ def _folder() -> Iterator[str]:
 
 def _connect(ray, address: str | None, where: dict) -> None:
     try:
+        if address:
+            _reach(address)
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(
-            f"--ray takes the address of a running cluster, such as auto or HOST:6379. Received: {address}: {error}."
+            f"--ray takes the address of a running cluster, such as auto or HOST:6379. Received: {address}: {str(error).rstrip('.')}."
             " `ray status` tells whether one runs; --ray without an address starts one here."
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raises if nothing listens at HOST:PORT; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
 class Actor:
