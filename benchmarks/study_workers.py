@@ -70,7 +70,8 @@ def measure(workers: int, arguments) -> tuple[float, list]:
     times = defaultdict(list)
     for moment, outcome in ended:
         times[outcome.process].append(moment)
-    rate = sum(3600 * (len(moments) - 1) / (moments[-1] - moments[0]) for moments in times.values())
+    spans = [(len(moments) - 1, moments[-1] - moments[0]) for moments in times.values() if len(moments) > 1]
+    rate = sum(3600 * cells / seconds for cells, seconds in spans)
     return rate, [outcome for _, outcome in ended]
 
 
