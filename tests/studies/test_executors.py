@@ -59,7 +59,7 @@ def start():
 
 
 def kill_worker(study, cell) -> int:
-    worker = worker_at(study, cell, "epoch  4/20")
+    worker = worker_at(study, cell, "epoch  3/12")
     os.kill(worker, signal.SIGKILL)
     return worker
 
