@@ -12,9 +12,9 @@ from nrm_keras.errors import UserError
 from nrm_keras.report.reading import read_run
 from nrm_keras.report.study_page import commits, environments, power_words
 from nrm_keras.report.verdict import duration, number
+from nrm_keras.studies.outcome import DONE, Outcome
 from nrm_keras.studies.store import SUMMARY, Store
 from nrm_keras.studies.verdict import Judged
-from nrm_keras.studies.worker import DONE, Outcome
 
 COLUMNS = (
     *("study", "claim", "data", "seeds", "difference", "smallest effect", "verdict", "p (Holm)", "power"),

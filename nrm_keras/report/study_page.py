@@ -14,10 +14,10 @@ from nrm_keras.report import page, study_charts
 from nrm_keras.report.tables import Table
 from nrm_keras.report.verdict import duration, number
 from nrm_keras.runs import directory
+from nrm_keras.studies.outcome import DONE, LOG, Outcome
 from nrm_keras.studies.store import NOT_JUDGED, STUDY, Store
 from nrm_keras.studies.summary import expectation
 from nrm_keras.studies.verdict import NOT_SUPPORTED, SUPPORTED, UNCLEAR, Judged
-from nrm_keras.studies.worker import DONE, LOG, Outcome
 
 KINDS = {SUPPORTED: "for", NOT_SUPPORTED: "against", UNCLEAR: "unclear", NOT_JUDGED: "unclear"}
 LOG_LINES = 30

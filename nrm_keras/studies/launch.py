@@ -13,11 +13,11 @@ from nrm_keras.report import study_page
 from nrm_keras.runs import directory
 from nrm_keras.studies import planning
 from nrm_keras.studies.executors import local
+from nrm_keras.studies.outcome import CELLS, Job, Outcome
 from nrm_keras.studies.planning import Plan
 from nrm_keras.studies.progress import Progress
-from nrm_keras.studies.store import CELLS, Store
+from nrm_keras.studies.store import Store
 from nrm_keras.studies.verdict import Judged
-from nrm_keras.studies.worker import Job, Outcome
 
 HERE = "here"  # a Ray cluster on this machine, for the time of the study
 

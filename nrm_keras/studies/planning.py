@@ -17,9 +17,9 @@ from nrm_keras.runs import directory
 from nrm_keras.studies import loading, rules, statistics
 from nrm_keras.studies.grid import Cell
 from nrm_keras.studies.loading import LoadedStudy
+from nrm_keras.studies.outcome import CELLS, RUN
 from nrm_keras.studies.schema import Study
-from nrm_keras.studies.store import CELLS, STUDY, Store, is_study
-from nrm_keras.studies.worker import RUN
+from nrm_keras.studies.store import STUDY, Store, is_study
 from nrm_keras.training.launch import require_files
 
 POWER = 0.8

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nrm_keras.report.verdict import duration, number
+from nrm_keras.studies.outcome import CELLS, DONE, LOG, Outcome
 from nrm_keras.studies.planning import Plan
-from nrm_keras.studies.store import CELLS, Store
-from nrm_keras.studies.worker import DONE, LOG, Outcome
+from nrm_keras.studies.store import Store
 
 
 class Progress:

@@ -24,11 +24,11 @@ from nrm_keras.errors import UserError
 from nrm_keras.recipe.writing import dump
 from nrm_keras.runs import directory, environment
 from nrm_keras.studies import grid, loading, measurements, verdict
+from nrm_keras.studies.outcome import CELLS, DONE, Outcome
 from nrm_keras.studies.schema import Claim, Study
-from nrm_keras.studies.worker import DONE, Outcome
 
 VERSION = 1
-STUDY, SUMMARY, RESULTS, REPORT, CELLS = "study.yaml", "study.json", "results.csv", "report.html", "cells"
+STUDY, SUMMARY, RESULTS, REPORT = "study.yaml", "study.json", "results.csv", "report.html"
 NOT_JUDGED = "not judged"
 NAMED = 3  # of what a claim lacks
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import json
 import math
 import multiprocessing
 import os
@@ -17,16 +16,14 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nrm_keras.errors import UserError
 from nrm_keras.recipe import loading
 from nrm_keras.runs import directory
+from nrm_keras.studies.outcome import LOG, RUN, Job, Outcome
 from nrm_keras.training.startup import quiet_start
 
-CELLS, RUN, LOG, RESULT = "cells", "run", "log.txt", "result.json"
-DONE = ("finished", "diverged")
 # OMP_NUM_THREADS reaches NumPy and scikit-learn too; of a GPU each worker takes only what it needs
 ENVIRONMENT = {
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -39,77 +36,6 @@ POLL = 0.2  # seconds
 _go_on: Path | None = None  # the file whose removal tells this worker to stop
 
 
-@dataclass(frozen=True)
-class Job:
-    """One cell to train, as plain values that any process understands.
-
-    Args:
-        study_dir: the study's directory, absolute.
-        cell: its name, which is its folder too.
-        recipe: the name of a shipped recipe, NAME@variant, or an absolute path.
-        overrides: dotted path to value, the seed among them.
-        probes: name to `{"type": ..., options}`; measured on the trained model.
-        smoke, allow_imports: as in `launch.run`.
-    """
-
-    study_dir: str
-    cell: str
-    recipe: str
-    overrides: dict
-    probes: dict[str, dict]
-    smoke: bool = False
-    allow_imports: bool = False
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.study_dir) / CELLS / self.cell
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a cell.
-
-    Args:
-        cell: its name.
-        status: finished, diverged, failed (it is trained again next time) or stopped (it goes on next time).
-        run: its run directory, relative to the study's; None where there is none.
-        probes: name to field to value; NaN where it is not finite.
-        seconds, processor_seconds: what this process took for it, by the clock and on all threads together.
-        threads: of TensorFlow within and between its operations, whichever are more; 0 where it was not reached.
-        process: the worker's process id.
-        executor: local or ray.
-        error: why it failed.
-    """
-
-    cell: str
-    status: str
-    run: str | None
-    probes: dict[str, dict[str, float]]
-    seconds: float
-    processor_seconds: float
-    threads: int
-    process: int
-    executor: str
-    error: str = ""
-
-    def write(self, folder: Path) -> None:
-        """Writes `result.json` into the cell's folder, as a whole."""
-        directory.write_json(folder / RESULT, asdict(self))
-
-    @classmethod
-    def read(cls, folder: Path) -> Outcome | None:
-        """What is in the cell's folder; None where it has none, or one of another version: the cell is trained again."""
-        try:
-            content = json.loads((folder / RESULT).read_text("utf-8"))
-            probes = {
-                name: {field: math.nan if value is None else value for field, value in fields.items()}
-                for name, fields in content.pop("probes").items()
-            }
-            return cls(**content, probes=probes)
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-
 def start(go_on: Path | None = None) -> None:
     """Prepares this process for `run_cell`, before it imports TensorFlow.
 
@@ -120,9 +46,8 @@ def start(go_on: Path | None = None) -> None:
     global _go_on
     os.environ.update(ENVIRONMENT)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # a terminal sends Ctrl-C to all; between cells the main process acts
+        # a terminal sends Ctrl-C to all; between cells the main process acts
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     _go_on = go_on
     threading.Thread(target=_watch, args=(go_on,), daemon=True).start()
 
@@ -152,9 +77,10 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
             if _go_on and not _go_on.exists():
                 raise KeyboardInterrupt
             print(f"{executor} worker, process {os.getpid()}")
+            loaded = _load(job)  # what is wrong with a recipe is said before TensorFlow is imported
             threads = _one_thread()
             _forget_cells_before()
-            run = _train(job)
+            run = _train(job, loaded)
             diverged = run.summary["status"] == "diverged"
             probes = _measure(job, run.path, diverged)
             status = "diverged" if diverged else "finished"
@@ -169,7 +95,7 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
     outcome = Outcome(
         job.cell,
         status,
-        _run_of(job),
+        job.newest_run(),
         probes,
         round(time.monotonic() - began, 3),
         round(time.process_time() - processor, 3),
@@ -182,20 +108,14 @@ def run_cell(job: Job, executor: str = "local") -> Outcome:
     return outcome
 
 
-def dead(job: Job, executor: str, process: int, seconds: float, how: str) -> Outcome:
-    """What became of a cell whose worker died; written for it, since it can't any more."""
-    error = f"its worker died: {how}. The same command goes on from where it can."
-    with contextlib.suppress(FileNotFoundError), open(job.folder / LOG, "a", encoding="utf-8") as log:
-        log.write(f"{error}\n")
-    outcome = Outcome(job.cell, "failed", _run_of(job), {}, round(seconds, 3), 0.0, 0, process, executor, error)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    outcome.write(job.folder)
-    return outcome
-
-
-def _run_of(job: Job) -> str | None:
-    found = directory.find_all(job.folder / RUN)
-    return str(found[-1].relative_to(job.study_dir)) if found else None
+def _load(job: Job) -> loading.Loaded:
+    loaded = loading.load(job.recipe, job.overrides, allow_imports=job.allow_imports)
+    if loaded.recipe.train.strategy != "none":
+        raise UserError(
+            "Cells are trained on one device each, so that all executors give the same bits."
+            f" Received: train.strategy {loaded.recipe.train.strategy}. Set train.strategy: none."
+        )
+    return loaded
 
 
 def _one_thread() -> int:
@@ -223,23 +143,21 @@ def _one_thread() -> int:
 def _forget_cells_before() -> None:
     """Leaves nothing of cells before this one: names, graphs, kernels, settings, memory."""
     import keras
-    from tensorflow.python.framework import config  # no public function takes determinism back
+    from tensorflow.python.framework import config, ops  # no public function takes determinism and gradients back
 
-    keras.utils.clear_session()
     config.disable_op_determinism()
+    # a custom gradient stays registered for ever, and with it the graph that it was traced in
+    gradients = ops.gradient_registry._registry
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
+    keras.utils.clear_session()  # collects garbage too
 
 
-def _train(job: Job):
+def _train(job: Job, loaded: loading.Loaded):
     """The cell's finished `Run`."""
     from nrm_keras.training import earlier, launch
 
     out = job.folder / RUN
-    loaded = loading.load(job.recipe, job.overrides, allow_imports=job.allow_imports)
-    if loaded.recipe.train.strategy != "none":
-        raise UserError(
-            "Cells are trained on one device each, so that all executors give the same bits."
-            f" Received: train.strategy {loaded.recipe.train.strategy}. Set train.strategy: none."
-        )
     found, unlike = (None, "") if job.smoke else earlier.find(out, loaded)
     if unlike:
         print(f"Trained again, as {unlike}")

@@ -4,9 +4,9 @@ import json
 import math
 from pathlib import Path
 
+from nrm_keras.studies.outcome import Outcome
 from nrm_keras.studies.schema import Study
 from nrm_keras.studies.store import Store
-from nrm_keras.studies.worker import Outcome
 from tests.report.conftest import ENVIRONMENT, RECIPE, SUMMARY
 
 ERRORS = {"batch": {"2": 0.25, "16": 0.07, "256": 0.06}, "group": {"2": 0.06, "16": 0.06, "256": 0.065}}

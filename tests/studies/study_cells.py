@@ -1,4 +1,4 @@
-"""Cells of a small study, what they leave behind, and a main process to kill: python study_cells.py DIRECTORY CELL..."""
+"""Cells of a small study, what they leave behind, and a main process to kill: python study_cells.py EXECUTOR DIRECTORY CELL..."""
 
 import csv
 import json
@@ -9,21 +9,26 @@ import zipfile
 from pathlib import Path
 
 from nrm_keras.runs import directory
-from nrm_keras.studies.executors import local
-from nrm_keras.studies.worker import Job
+from nrm_keras.studies.executors import cluster, local
+from nrm_keras.studies.outcome import Job
 
-MLP = {"type": "mlp", "units": [16]}
+SMALL = {"data.limit": 100, "optimizer.learning_rate": 0.1}
 OVERRIDES = {
-    # what the first two leave behind in their process would change the bits of those behind them
-    "watched": {"model": MLP, "train.epochs": 2, "diagnostics": {"every": 10}},
-    "deterministic": {
-        "model": MLP,
+    # what it leaves behind in its process would change the bits of cells behind it
+    "watched": {
+        **SMALL,
+        "model": {"type": "mlp", "units": [8]},
         "train.epochs": 1,
         "train.deterministic": True,
         "train.precision": "mixed_bfloat16",
+        "diagnostics": {"every": 1, "alerts": False, "channels": False},
     },
-    "resnet": {"model": {"type": "resnet", "depth": 8, "width": 4}, "train.epochs": 1, "data.limit": 400},
-    "long": {"model": {**MLP, "dropout": 0.2}, "train.epochs": 15, "train.checkpoint_every": 7},
+    "long": {
+        **SMALL,
+        "model": {"type": "mlp", "units": [8], "dropout": 0.2},
+        "train.epochs": 12,
+        "train.checkpoint_every": 3,
+    },
     "broken": {"norm": {"type": "batch", "momentun": 0.9}},
 }
 
@@ -42,7 +47,7 @@ def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "what is waited for never came"
-        time.sleep(0.002)
+        time.sleep(0.01)
     return value
 
 
@@ -74,7 +79,6 @@ def bits(study: Path, cell: str) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        local.run(jobs(Path(sys.argv[1]), sys.argv[2:]), 2, lambda event: print(*event, flush=True))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    executor, study, *cells = sys.argv[1:]
+    run = {"local": local.run, "ray": lambda *arguments: cluster.run(arguments[0], None, *arguments[1:])}[executor]
+    run(jobs(Path(study), cells), 1, lambda event: print(*event, flush=True))

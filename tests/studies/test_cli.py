@@ -67,7 +67,7 @@ def test_cp_show_and_validate(run, tmp_path):
     assert status == 0 and "study mine.yaml" in out
     assert run("validate", "mine.yaml", "studies/first_epoch")[:2] == (
         0,
-        "mine.yaml: valid, with 6 cells\nstudies/first_epoch: valid, with 6 cells\n",
+        "mine.yaml: valid, with 18 cells\nstudies/first_epoch: valid, with 18 cells\n",
     )
     status, out, _ = run("show", "first_epoch", "--origin")  # `study` wants no studies/ either
     assert "first_epoch.yaml:" in out and "# default" in out

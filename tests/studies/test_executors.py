@@ -1,18 +1,18 @@
-"""Every executor gives the same bits, whoever is killed meanwhile, and leaves no process behind."""
+"""Every executor gives the same bits, whoever is killed meanwhile, and leaves nothing behind."""
 
 import importlib.util
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import threading
+from pathlib import Path
 
 import psutil
 import pytest
 
 from nrm_keras.studies.executors import cluster, local
-from nrm_keras.studies.worker import Outcome
+from nrm_keras.studies.outcome import Outcome
+from tests.studies import study_cells
 from tests.studies.study_cells import OVERRIDES, bits, job, jobs, wait_for, worker_at
 
 TRAINED = [cell for cell in OVERRIDES if cell != "broken"]
@@ -28,84 +28,106 @@ def outcomes(execute):
 
 
 @pytest.fixture(scope="module")
-def one_by_one(tmp_path_factory):
-    study = tmp_path_factory.mktemp("one")
-    return study, outcomes(lambda told: local.run(jobs(study), 1, told))
+def each_alone(tmp_path_factory):
+    """The bits of cells that were each the only one of its process, two processes at a time."""
+    study = tmp_path_factory.mktemp("alone")
+    ended = outcomes(lambda told: local.run(jobs(study), 2, told, cells_per_worker=1))
+    assert len({one.process for one in ended}) == len(OVERRIDES)
+    return {cell: bits(study, cell) for cell in TRAINED}
 
 
-def assert_same_bits(study, one_by_one):
+def assert_same_bits(study, each_alone):
     for cell in TRAINED:
-        assert bits(study, cell) == bits(one_by_one[0], cell), cell
+        assert bits(study, cell) == each_alone[cell], cell
 
 
-def test_one_process_trains_all_cells(one_by_one):
-    study, ended = one_by_one
-    assert [(one.cell, one.status) for one in ended] == [(cell, "finished") for cell in TRAINED] + [
-        ("broken", "failed")
+@pytest.fixture
+def start():
+    """Starts a main process with one worker."""
+    started = []
+
+    def start(executor, study, *cells):
+        command = [sys.executable, study_cells.__file__, executor, study, *cells]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kill_worker(study, cell) -> int:
+    worker = worker_at(study, cell, "epoch  3/12")
+    os.kill(worker, signal.SIGKILL)
+    return worker
+
+
+def kill_with_all_its_processes(main):
+    """Kills the main process; what it had started, down to the last process, must end by itself."""
+    others = psutil.Process(main.pid).children(recursive=True)
+    main.kill()
+    _, left = psutil.wait_procs(others, timeout=15)
+    assert not left
+
+
+def test_one_local_process_after_others_were_killed(tmp_path, each_alone, start):
+    study = tmp_path / "study"
+    main = start("local", study, "long", "watched")
+    killed = kill_worker(study, "long")
+    second = worker_at(study, "watched", "\n")
+    result = Outcome.read(job(study, "long").folder)
+    assert (result.status, result.process) == ("failed", killed)
+    assert second != killed
+    assert "SIGKILL" in result.error
+    assert result.error in (job(study, "long").folder / "log.txt").read_text()
+    kill_with_all_its_processes(main)
+    assert not psutil.pid_exists(second)
+
+    ended = outcomes(lambda told: local.run(jobs(study), 1, told))
+    assert [(one.cell, one.status) for one in ended] == [
+        ("watched", "finished"),
+        ("long", "finished"),
+        ("broken", "failed"),
     ]
-    assert {one.threads for one in ended} == {1}
     assert len({one.process for one in ended}) == 1
+    assert [one.threads for one in ended] == [1, 1, 0]  # the recipe is read before TensorFlow is imported
+    assert "Resuming at" in (job(study, "long").folder / "log.txt").read_text()
     assert "Did you mean 'momentum'?" in ended[-1].error
     assert ended[-1].error in (job(study, "broken").folder / "log.txt").read_text()
     for one in ended:
         assert Outcome.read(job(study, one.cell).folder) == one
-    assert [path.name for path in study.iterdir()] == ["cells"]
-
-
-def test_killed_workers_and_main_processes(tmp_path, one_by_one):
-    study = tmp_path / "study"
-
-    def start(*cells):
-        script = pathlib.Path(__file__).with_name("study_cells.py")
-        return subprocess.Popen([sys.executable, script, study, *cells], stdout=subprocess.PIPE, text=True)
-
-    def result(cell):
-        return Outcome.read(job(study, cell).folder)
-
-    main = start("watched", "resnet", "deterministic", "long")  # two workers
-    killed = worker_at(study, "watched", "epoch 1/2")
-    os.kill(killed, signal.SIGKILL)
-    stopped = worker_at(study, "long", "epoch  1/15")
-    main.terminate()
-    output, _ = main.communicate(timeout=60)
-    assert main.returncode == 130, output
-    assert (result("watched").status, result("watched").process) == ("failed", killed)
-    assert "SIGKILL" in result("watched").error
-    assert "SIGKILL" in (job(study, "watched").folder / "log.txt").read_text()
-    assert (result("long").status, result("long").process) == ("stopped", stopped)
-    others = {result(cell).process for cell in ("resnet", "deterministic", "long")}
-    assert len(others) == 2 and killed not in others  # a new worker took its place
-    assert not any(map(psutil.pid_exists, others))
-
-    main = start("long")
-    worker = worker_at(study, "long", "Resuming at")
-    main.kill()
-    main.communicate()
-    wait_for(lambda: not psutil.pid_exists(worker), seconds=5)
-    assert result("long").status == "stopped"
-
-    rest = [cell for cell in TRAINED if result(cell).status != "finished"]
-    ended = outcomes(lambda told: local.run(jobs(study, rest), 1, told))
-    assert {one.status for one in ended} == {"finished"}
-    assert "Resuming at" in (job(study, "long").folder / "log.txt").read_text()
-    assert_same_bits(study, one_by_one)
+    assert_same_bits(study, each_alone)
+    assert [path.name for path in study.iterdir()] == ["cells"]  # nothing of the main process that was killed
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed: pip install 'nrm_keras[ray]'")
-def test_ray(tmp_path, one_by_one):
+def test_two_workers_on_ray_after_others_were_killed(tmp_path, each_alone, start):
     study = tmp_path / "study"
-    killer = threading.Thread(target=lambda: os.kill(worker_at(study, "long", "epoch  1/15"), signal.SIGKILL))
-    killer.start()
-    # in another order, so that other cells are the first of their process
-    cells = ["resnet", "deterministic", "watched", "long"]
-    ended = outcomes(lambda told: cluster.run(jobs(study, cells), None, 2, told))
-    killer.join()
-    assert {one.cell: one.status for one in ended} == dict.fromkeys(TRAINED, "finished") | {"long": "failed"}
+    main = start("ray", study, "long")
+    killed = kill_worker(study, "long")
+    result = wait_for(lambda: Outcome.read(job(study, "long").folder))
+    assert (result.status, result.process, result.executor) == ("failed", killed, "ray")
+    (folder,) = [
+        process.cmdline()[-1]
+        for process in psutil.Process(main.pid).children()
+        if process.cmdline()[1:2] == [cluster.remains.__file__]
+    ]
+    assert Path(folder).is_dir()
+    kill_with_all_its_processes(main)
+    assert not Path(folder).exists()
+
+    ended = outcomes(lambda told: cluster.run(jobs(study, ["long", "watched"]), None, 2, told))
+    assert {one.cell: one.status for one in ended} == dict.fromkeys(TRAINED, "finished")
     assert {one.executor for one in ended} == {"ray"}
-    assert {one.threads for one in ended if one.status == "finished"} == {1}
+    assert {one.threads for one in ended} == {1}
     assert len({one.process for one in ended}) == 2
+    assert "Resuming at" in (job(study, "long").folder / "log.txt").read_text()
+    assert_same_bits(study, each_alone)
+    assert [path.name for path in study.iterdir()] == ["cells"]
     assert not [child for child in psutil.Process().children(recursive=True) if "ray" in child.name()]
 
-    (again,) = outcomes(lambda told: local.run(jobs(study, ["long"]), 1, told))
-    assert again.status == "finished"
-    assert_same_bits(study, one_by_one)
+
+def test_a_machine_that_does_not_see_the_directory(tmp_path):
+    assert cluster.Remote().start(str(tmp_path / "elsewhere" / "file")) == (os.getpid(), False)

@@ -9,8 +9,8 @@ import pytest
 from nrm_keras.errors import UserError
 from nrm_keras.runs import directory
 from nrm_keras.studies import loading, planning
+from nrm_keras.studies.outcome import Outcome
 from nrm_keras.studies.store import NOT_JUDGED, Store
-from nrm_keras.studies.worker import Outcome
 
 
 def end(store, cell, accuracy=None, status="finished", error=""):

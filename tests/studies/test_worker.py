@@ -1,27 +1,27 @@
-"""What a worker tells of a cell."""
+"""What a cell leaves behind in its process."""
 
-import json
-import math
+import gc
+import weakref
 
-from nrm_keras.studies.worker import Outcome
+import keras
+import tensorflow as tf
 
-
-def outcome(**changes) -> Outcome:
-    fields = {"run": "cells/a/run/x", "probes": {}, "seconds": 1.5, "processor_seconds": 1.0, "threads": 1}
-    return Outcome(**{"cell": "a", "status": "finished", **fields, "process": 7, "executor": "local"} | changes)
-
-
-def test_a_result_is_read_as_it_was_written(tmp_path):
-    written = outcome(probes={"spectrum": {"largest": 2.5, "smallest": math.inf}})
-    written.write(tmp_path)
-    json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda name: 1 / 0)  # JSON has no infinity
-    read = Outcome.read(tmp_path)
-    assert read.probes["spectrum"]["largest"] == 2.5 and math.isnan(read.probes["spectrum"]["smallest"])
-    assert read == outcome(probes=read.probes)
+from nrm_keras.layers import AdaptiveNormalization
+from nrm_keras.studies import worker
 
 
-def test_what_is_no_result_is_none(tmp_path):
-    assert Outcome.read(tmp_path) is None
-    for text in ("", "[]", "{}", '{"probes": []}', '{"probes": {}, "cell": "a", "colour": 1}'):
-        (tmp_path / "result.json").write_text(text)
-        assert Outcome.read(tmp_path) is None, text
+def test_the_graph_of_a_cell_before_is_forgotten():
+    # TensorFlow keeps custom gradients registered, which keep the graph: about 20 MB a cell
+    layer = AdaptiveNormalization()
+    layer.build((4, 3))
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            loss = keras.ops.sum(layer(x, training=True) ** 3)
+        return tape.gradient(loss, layer.trainable_variables)
+
+    graph = weakref.ref(tf.function(gradient, autograph=False).get_concrete_function(tf.TensorSpec((4, 3))).graph)
+    gc.collect()
+    assert graph() is not None
+    worker._forget_cells_before()
+    assert graph() is None

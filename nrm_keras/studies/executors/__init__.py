@@ -14,12 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Protocol
 
-from nrm_keras.studies import worker
-from nrm_keras.studies.worker import Job, Outcome
+from nrm_keras.studies.outcome import Job, Outcome, dead
 
 OnEvent = Callable[[tuple[str, str | Outcome]], None]
 POLL = 0.2  # seconds
-CELLS_PER_WORKER = 25  # TensorFlow keeps some 20 MB of each cell, 60 with diagnostics
+GO_ON = ".workers-go-on-while-this-is-here-"
+CELLS_PER_WORKER = 50  # in case that a library keeps something of each
 
 
 class Slot(Protocol):
@@ -40,8 +40,10 @@ class Slot(Protocol):
 
 @contextlib.contextmanager
 def go_on_file(study_dir: str) -> Iterator[Path]:
-    """A file in the study's directory that workers see as long as they shall go on."""
-    handle, name = tempfile.mkstemp(dir=study_dir, prefix=".workers-go-on-while-this-is-here-")
+    """A file in the study's directory that workers see as long as they shall go on; those of main processes before go."""
+    for old in Path(study_dir).glob(f"{GO_ON}*"):
+        old.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=study_dir, prefix=GO_ON)
     os.close(handle)
     try:
         yield Path(name)
@@ -49,7 +51,14 @@ def go_on_file(study_dir: str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def train_all(jobs: Sequence[Job], workers: int, new_slot: Callable[[], Slot], go_on: Path, on_event: OnEvent) -> None:
+def train_all(
+    jobs: Sequence[Job],
+    workers: int,
+    new_slot: Callable[[], Slot],
+    go_on: Path,
+    on_event: OnEvent,
+    cells_per_worker: int,
+) -> None:
     """Gives the jobs in their order to workers that have nothing to do.
 
     SIGINT or SIGTERM stops: every worker saves its checkpoint. A second one, or an exception, kills the workers.
@@ -60,6 +69,7 @@ def train_all(jobs: Sequence[Job], workers: int, new_slot: Callable[[], Slot], g
         new_slot: starts one.
         go_on: see `go_on_file`.
         on_event: told `("started", cell)` and `("ended", outcome)`.
+        cells_per_worker: how many cells a worker trains, before a new one takes its place.
 
     Raises:
         KeyboardInterrupt: stopped by a signal.
@@ -76,9 +86,10 @@ def train_all(jobs: Sequence[Job], workers: int, new_slot: Callable[[], Slot], g
                         slots.append(new_slot())
                         free.append(slots[-1])
                     slot, job = free.pop(), waiting.popleft()
-                    trained[slot] += 1
-                    if trained[slot] % CELLS_PER_WORKER == 0:
+                    if trained[slot] == cells_per_worker:
                         slot.replace()
+                        trained[slot] = 0
+                    trained[slot] += 1
                     on_event(("started", job.cell))
                     running[slot.submit(job)] = slot, job, time.monotonic()
                 done, _ = wait(running, POLL, FIRST_COMPLETED)
@@ -104,7 +115,7 @@ def _outcome(future: Future[Outcome], slot: Slot, job: Job, began: float) -> Out
         return future.result()
     except Exception as error:  # noqa: BLE001 - each executor has its own for a worker that died
         how = slot.replace() or f"{type(error).__name__}: {error}"
-        return worker.dead(job, slot.executor, process, time.monotonic() - began, how)
+        return dead(job, slot.executor, process, time.monotonic() - began, how)
 
 
 @contextlib.contextmanager

@@ -14,17 +14,18 @@ import psutil
 
 from nrm_keras.errors import UserError
 from nrm_keras.studies import worker
-from nrm_keras.studies.executors import OnEvent, go_on_file, train_all
-from nrm_keras.studies.worker import Job, Outcome
+from nrm_keras.studies.executors import CELLS_PER_WORKER, OnEvent, go_on_file, train_all
+from nrm_keras.studies.outcome import Job, Outcome
 
 
-def run(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> None:
+def run(jobs: Sequence[Job], workers: int, on_event: OnEvent, cells_per_worker: int = CELLS_PER_WORKER) -> None:
     """Trains the cells in processes that live until the last one is done.
 
     Args:
         jobs: of one study.
         workers: how many processes; see `workers_that_fit`.
         on_event: told `("started", cell)` and `("ended", outcome)`.
+        cells_per_worker: see `train_all`.
 
     Raises:
         KeyboardInterrupt: stopped; every worker has written its checkpoint.
@@ -32,7 +33,7 @@ def run(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> None:
     if not jobs:
         return
     with go_on_file(jobs[0].study_dir) as go_on:
-        train_all(jobs, workers, lambda: Process(go_on), go_on, on_event)
+        train_all(jobs, workers, lambda: Process(go_on), go_on, on_event, cells_per_worker)
 
 
 def workers_that_fit(per_worker_gib: float = 1.5) -> int:
