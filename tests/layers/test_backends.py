@@ -7,8 +7,6 @@ from tests import programs
 SHARED = ("contract", "normalizer")
 # JAX compiles each operation for each shape, so that the rest would double the time; it passes there as well
 FILES = {"jax": SHARED, "torch": (*SHARED, "batch", "group", "adaptive")}
-# gradients there are JAX's own, of a forward pass that is tested
-LEFT_OUT = {"jax": "finite_differences"}
 
 
 @pytest.mark.parametrize("backend", FILES)
@@ -16,9 +14,8 @@ def test_the_layers_pass_their_tests(backend, monkeypatch):
     # most of JAX's time would go into optimizing what runs once
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     files = [f"tests/layers/test_{name}.py" for name in FILES[backend]]
-    chosen = ["-k", f"not {LEFT_OUT[backend]}"] if backend in LEFT_OUT else []
     summary = programs.python(
-        "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *chosen, *files, backend=backend, timeout=900
+        "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *files, backend=backend, timeout=900
     )
     assert "about TensorFlow's tapes" in summary, "it must not have run on TensorFlow"
 
