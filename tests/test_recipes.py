@@ -14,13 +14,19 @@ RECIPES = [loaded.name for name in catalog.names() for loaded in loading.load_wi
 def test_smoke(name, tmp_path):
     """On random data of the same shape where the data is not on this machine."""
     said = []
-    run = nrm_keras.run(name, out=tmp_path, smoke=True, say=said.append)
+    run = nrm_keras.run(name, _unwatched(name), out=tmp_path, smoke=True, say=said.append)
     summary = run.summary
     assert summary["status"] == "finished" and summary["smoke"] and summary["steps"] == 2
     assert set(summary["metrics"]) == {"train", "validation", "test"}
     assert (run.path / "report.html").stat().st_size > 10_000
     assert run.load().count_params() == summary["parameters"]
     assert any(line.startswith("Test: ") and "nan" not in line for line in said)
+
+
+def _unwatched(variant):
+    """Overrides for a variant that is watched as its recipe is: that is tried there, and takes longer than the training."""
+    own, recipe = (loading.load(name).recipe.diagnostics for name in (variant, variant.partition("@")[0]))
+    return {"diagnostics": None} if "@" in variant and own is not None and own == recipe else {}
 
 
 # what a fraction of the shipped training reaches; the whole of it is in RESULTS.md

@@ -86,7 +86,7 @@ class Forward:
 
     def __init__(self, model: keras.Model, places: Places):
         self._model, self._places = model, places
-        self._function = tf.function(self._pass, jit_compile=bool(model.jit_compile))
+        self._function = tf.function(self._pass, autograph=False, jit_compile=bool(model.jit_compile))
         self._packing, self._calls = None, []
 
     def __call__(self, x) -> list[Activation]:

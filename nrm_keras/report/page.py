@@ -26,12 +26,16 @@ def write(run_dir: Path) -> Path:
         UserError: this is no run directory, or it cannot be written to.
     """
     run = read_run(run_dir)
-    path = run.path / directory.REPORT
+    return save(run.path / directory.REPORT, render(run))
+
+
+def save(path: Path, text: str) -> Path:
+    """A page's text at its path, which is returned, or an error that says what to do."""
     try:
-        directory.write_text(path, render(run))
+        directory.write_text(path, text)
     except OSError as error:
         raise UserError(
-            f"{path}: a report is written into its run directory. Received: {error.strerror}. Make it writable."
+            f"{path}: a report is written into its directory. Received: {error.strerror}. Make it writable."
         ) from error
     return path
 

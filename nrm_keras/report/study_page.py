@@ -56,14 +56,7 @@ def write(study_dir: Path) -> Path:
         UserError: this is no study's directory, or it cannot be written to.
     """
     store = Store(study_dir)
-    path = store.path / directory.REPORT
-    try:
-        directory.write_text(path, render(store))
-    except OSError as error:
-        raise UserError(
-            f"{path}: a study's page is written into its directory. Received: {error.strerror}. Make it writable."
-        ) from error
-    return path
+    return page.save(store.path / directory.REPORT, render(store))
 
 
 def render(store: Store) -> str:

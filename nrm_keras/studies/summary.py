@@ -60,12 +60,12 @@ def _claim_row(plan: Plan, name: str, claim: Claim) -> tuple[str, ...]:
 
 
 def expectation(claim: Claim) -> str:
-    """Such as `error of {norm: batch} greater than of {norm: group}`."""
+    """Such as `error of {norm: batch} greater than that of {norm: group}`."""
     where = f" of {flow(claim.compare)}" if claim.compare else ""
     if claim.other_measurement:
         target = claim.other_measurement
     elif claim.selects:
-        target = f"of {flow(claim.to)}" + (f" ({claim.choose})" if claim.choose else "")
+        target = f"that of {flow(claim.to)}" + (f" ({claim.choose})" if claim.choose else "")
     else:
         target = number(float(claim.to))
     words = {"greater": "greater than", "less": "less than", "equal": "equal to"}

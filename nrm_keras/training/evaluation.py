@@ -61,7 +61,9 @@ def write(path: Path, model: keras.Model, examples: Examples, batch_size: int) -
 def answering(model: keras.Model, batches: tf.data.Dataset):
     """The model as one function from the inputs of a batch to logits (float64, NumPy), without XLA, whose compilation
     would cost more than the pass."""
-    logits_of = tf.function(lambda inputs: model(inputs, training=False), input_signature=[batches.element_spec[0]])
+    signature = [batches.element_spec[0]]
+    # as Keras traces a model: AutoGraph would read all of its code for nothing
+    logits_of = tf.function(lambda inputs: model(inputs, training=False), input_signature=signature, autograph=False)
     return lambda inputs: logits_of(inputs).numpy().astype("float64")
 
 

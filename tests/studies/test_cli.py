@@ -32,7 +32,7 @@ def test_dry_run_prints_claims_grid_cost_and_what_seeds_detect(run, write, tmp_p
     write({"seconds_per_cell": 30})
     status, out, _ = run("study", "tiny.yaml", "--dry-run", "--workers", "2")
     assert status == 0
-    assert "error of {norm: batch} equal to of {norm: none}" in out
+    assert "error of {norm: batch} equal to that of {norm: none}" in out
     assert "2 x 3 seeds = 6 cells; 0 are done, 6 are left." in out
     assert "Estimated: 1 min 30 s with 2 workers (30 s a cell, as the study says)." in out
     assert "3.654 sd" in out

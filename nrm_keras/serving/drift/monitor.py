@@ -141,7 +141,7 @@ def _collect(model, batches, most):
         inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
         if watch is None:
             watch = Watch(model, inputs)
-            measure = tf.function(watch, reduce_retracing=True)
+            measure = tf.function(watch, autograph=False, reduce_retracing=True)
         parts.append([values.numpy() for values in measure(inputs)])
         count += len(parts[-1][0])
         if count >= most:

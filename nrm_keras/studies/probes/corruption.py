@@ -92,7 +92,7 @@ def _monitor(trained, model):
     images = _pixels(data, trained.some(split, REFERENCE)).astype("float32")
     parts = np.array_split(images, max(1, len(images) // BATCH))
     monitor = DriftMonitor.of(model, map(tf.constant, parts))
-    return tf.function(lambda request: monitor(request)["score"], reduce_retracing=True)
+    return tf.function(lambda request: monitor(request)["score"], autograph=False, reduce_retracing=True)
 
 
 def _pixels(data, split: Split) -> np.ndarray:
