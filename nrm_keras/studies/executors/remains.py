@@ -15,16 +15,21 @@ SECONDS = 10
 
 
 def processes(folder: str, main: int) -> list[psutil.Process]:
-    """Those but the main one that have a file open in the cluster's folder, as all of Ray's have their logs.
+    """Those but the main one that write to a file in the cluster's folder, as all of Ray's do to their logs.
 
-    They are not known by their command lines, which most of them hide.
+    They are not known by their command lines, which most of them hide. Who only reads a log there, as `tail` does, is
+    spared where the system tells (Linux).
     """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != main and any(file.path.startswith(f"{folder}/") for file in process.open_files()):
+            if process.pid != main and any(_writes(file, folder) for file in process.open_files()):
                 found.append(process)
     return found
+
+
+def _writes(file, folder: str) -> bool:
+    return file.path.startswith(f"{folder}/") and getattr(file, "mode", "w") != "r"
 
 
 def end(folder: str, main: int) -> None:
