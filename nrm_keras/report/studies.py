@@ -17,7 +17,7 @@ from nrm_keras.studies.store import SUMMARY, Store
 from nrm_keras.studies.verdict import Judged
 
 COLUMNS = (
-    *("study", "claim", "data", "seeds", "difference", "smallest effect", "verdict", "p (Holm)", "power"),
+    *("study", "claim", "data", "seeds", "difference", "verdict", "p (Holm)", "smallest effect", "power for it"),
     *("cells", "time", "commit"),
 )
 DAMAGED, SMOKE = "damaged study", "smoke test of a study"
@@ -86,9 +86,9 @@ def _claim(store: Store, judged: Judged, data: str) -> tuple[str, ...]:
         data,
         ", ".join(map(str, judged.seeds)) or "none",
         _difference(judged, unit),
-        f"{number(judged.claim.smallest_effect)} {unit}".strip(),
         judged.verdict,
         number(judged.p_adjusted) if judged.interval else "none",
+        f"{number(judged.claim.smallest_effect)} {unit}".strip(),
         power_words(judged),
     )
 

@@ -234,12 +234,12 @@ def test_a_claim_is_a_row_and_cells_are_no_runs(tmp_path):
         "smallest effect": "0.01 share",
         "verdict": "supported",
         "p (Holm)": f"{judged[0].p_adjusted:.4g}",
-        "power": rows[0]["power"],
+        "power for it": rows[0]["power for it"],
         "cells": "24 of 24",
         "time": "5 min 0 s",
         "commit": "4f1c2b7e9d with uncommitted changes",
     }
-    assert rows[0]["power"].endswith(" %") and "There is no finished run." in text
+    assert rows[0]["power for it"].endswith(" %") and "There is no finished run." in text
     assert "3 claims of studies" in said
 
 
