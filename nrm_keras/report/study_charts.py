@@ -177,8 +177,10 @@ def _over_grid(
     curves, across = _curves(study, fixed)
     factors = list(study.grid)
     numeric = _numbers(across) if len(factors) > 1 else None
-    figure = go.Figure()
+    figure, measured = go.Figure(), {cell for cell, _ in found}
     for index, (name, cells) in enumerate(curves):
+        if measured.isdisjoint(cells):  # such as the gates of what has none
+            continue
         style = {"color": COLORS[index % len(COLORS)], "symbol": SYMBOLS[(index + index // len(COLORS)) % len(SYMBOLS)]}
         for trace in _curve(name, cells, numeric or across, found, style, joined=numeric is not None):
             figure.add_trace(trace)

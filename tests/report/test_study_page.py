@@ -64,6 +64,12 @@ def test_each_measurement_has_a_figure_with_every_seed_on_a_logarithmic_axis(tmp
     assert sum(len(figure[0]["layout"]["yaxis"]["ticktext"]) for figure in forests) == 3
 
 
+def test_a_level_without_any_value_is_not_in_the_figure(tmp_path):
+    failed = [f"norm=batch,batch_size={size}/seed-{seed}" for size in (2, 16, 256) for seed in STUDY["seeds"]]
+    figure = figures(written(study_files.make(tmp_path, failed=failed)))[-1][0]
+    assert {(trace["name"], trace["marker"]["symbol"]) for trace in figure["data"]} == {("group", "square")}
+
+
 @pytest.mark.parametrize(
     ("grid", "kind", "choices"),
     [
