@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nrm_keras.errors import UserError
 from nrm_keras.studies.executors import cluster, local
 from nrm_keras.studies.outcome import Outcome
 from tests.studies import study_cells
 from tests.studies.study_cells import OVERRIDES, bits, job, jobs, wait_for, worker_at
 
+needs_ray = pytest.mark.skipif(
+    not importlib.util.find_spec("ray"), reason="ray is not installed: pip install 'nrm_keras[ray]'"
+)
 TRAINED = [cell for cell in OVERRIDES if cell != "broken"]
 
 
@@ -102,7 +107,7 @@ def test_one_local_process_after_others_were_killed(tmp_path, each_alone, start)
     assert [path.name for path in study.iterdir()] == ["cells"]  # nothing of the main process that was killed
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed: pip install 'nrm_keras[ray]'")
+@needs_ray
 def test_two_workers_on_ray_after_others_were_killed(tmp_path, each_alone, start):
     study = tmp_path / "study"
     main = start("ray", study, "long")
@@ -131,3 +136,12 @@ def test_two_workers_on_ray_after_others_were_killed(tmp_path, each_alone, start
 
 def test_a_machine_that_does_not_see_the_directory(tmp_path):
     assert cluster.Remote().start(str(tmp_path / "elsewhere" / "file")) == (os.getpid(), False)
+
+
+@needs_ray
+def test_an_address_where_nothing_listens_is_said_at_once(tmp_path):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"Received: {address}: .*refused.*RAY_AUTH_MODE"):
+            cluster.run(jobs(tmp_path), address, 1, print)
