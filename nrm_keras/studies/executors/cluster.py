@@ -96,7 +96,7 @@ def _connect(ray, address: str | None, where: dict) -> None:
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise UserError(
             f"--ray takes the address of a running cluster, such as auto or HOST:6379. Received: {address}: {str(error).rstrip('.')}."
-            " `ray status` tells whether one runs. A cluster with a token, as `ray start` makes it, wants RAY_AUTH_MODE=token"
+            " `ray status` tells whether one runs. One that `ray start` gave a token wants RAY_AUTH_MODE=token"
             " in the environment. --ray without an address starts one here."
         ) from error
 
